@@ -1,0 +1,14 @@
+"""sparselinear: linear layers for PyTorch whose weights are a sparse graph."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from . import functional, interop, kernels
+from .linear import SparseLinear
+from .pattern import SparsityPattern
+
+try:
+    __version__ = version("torch-sparselinear")
+except PackageNotFoundError:  # a source tree that was never installed
+    __version__ = "0+unknown"
+
+__all__ = ["SparseLinear", "SparsityPattern", "functional", "interop", "kernels"]

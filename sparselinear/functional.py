@@ -1,0 +1,115 @@
+"""The autograd of a sparse layer: from an input and values to an output, and back."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from . import kernels
+from .checks import FLOATING, message, type_name
+from .kernels.base import Kernel
+from .pattern import SparsityPattern
+
+
+def sparse_linear(
+    input: Tensor, values: Tensor, pattern: SparsityPattern, bias: Tensor | None = None
+) -> Tensor:
+    """``input @ W.T + bias`` with W given by its connections alone.
+
+    Gradients exist for the input, the values and the bias; a connection that is not in the pattern
+    has none. No array of out_features x in_features, and none of nnz x batch, is made on the way.
+
+    Args:
+        input: (*, in_features), of the dtype and device of values.
+        values: (nnz,) one number a connection, in the CSR order of the pattern.
+        pattern: the connections of W, (out_features, in_features).
+        bias: (out_features,) or None.
+
+    Returns:
+        (*, out_features). Contiguous for a contiguous input; for a 2-D input whose features are the
+        slow axis (``input.t()`` is contiguous) the output is of that kind too.
+
+    Raises:
+        TypeError: an argument is of another type, or dtypes differ or are not floating.
+        ValueError: a shape does not fit the pattern.
+        RuntimeError: the tensors are on different devices, or a kernel that was asked for by
+            :func:`sparselinear.kernels.use` cannot run.
+    """
+    _check(input, values, pattern, bias)
+    leading = input.shape[:-1]
+    batch = math.prod(leading)
+    if input.dim() != 2:
+        input = input.reshape(batch, pattern.in_features)
+    kernel = kernels.choose(pattern, values.dtype, batch)
+    output: Tensor = _SparseLinear.apply(input, values, bias, pattern, kernel)
+    return output if output.shape[:-1] == leading else output.reshape(*leading, pattern.out_features)
+
+
+class _SparseLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        input: Tensor, values: Tensor, bias: Tensor | None, pattern: SparsityPattern, kernel: Kernel
+    ) -> Tensor:
+        output = kernel.spmm(pattern, values, input)  # (batch, out_features)
+        if bias is not None:
+            output += bias
+        return output
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        input, values, _, ctx.pattern, ctx.kernel = inputs
+        needs_input, needs_values = ctx.needs_input_grad[:2]
+        ctx.save_for_backward(input if needs_values else None, values if needs_input else None)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        input, values = ctx.saved_tensors
+        needs_input, needs_values, needs_bias = ctx.needs_input_grad[:3]
+        grad_input = grad_values = None
+        if needs_input and needs_values:
+            grad_input, grad_values = ctx.kernel.backward(ctx.pattern, values, grad_output, input)
+        elif needs_input:
+            grad_input = ctx.kernel.spmm_transposed(ctx.pattern, values, grad_output)
+        elif needs_values:
+            grad_values = ctx.kernel.sddmm(ctx.pattern, grad_output, input)
+        grad_bias = grad_output.sum(0) if needs_bias else None
+        return grad_input, grad_values, grad_bias, None, None
+
+
+def _check(input: Tensor, values: Tensor, pattern: SparsityPattern, bias: Tensor | None) -> None:
+    if not isinstance(pattern, SparsityPattern):
+        advice = "sparselinear.interop.to_pattern makes one."
+        raise TypeError(message("pattern", "a SparsityPattern", type_name(pattern), advice))
+    _check_tensor("values", values, values, pattern)
+    _check_tensor("input", input, values, pattern)
+    if values.shape != (pattern.nnz,):
+        raise ValueError(message("values", f"shape (nnz,) = ({pattern.nnz},)", str(tuple(values.shape))))
+    if input.dim() == 0 or input.shape[-1] != pattern.in_features:
+        expected = f"shape (*, in_features) = (*, {pattern.in_features})"
+        raise ValueError(message("input", expected, str(tuple(input.shape))))
+    if bias is not None:
+        _check_tensor("bias", bias, values, pattern)
+        if bias.shape != (pattern.out_features,):
+            expected = f"shape (out_features,) = ({pattern.out_features},)"
+            raise ValueError(message("bias", expected, str(tuple(bias.shape))))
+
+
+def _check_tensor(argument: str, tensor: Tensor, values: Tensor, pattern: SparsityPattern) -> None:
+    if not isinstance(tensor, Tensor):
+        raise TypeError(message(argument, "a torch.Tensor", type_name(tensor)))
+    if tensor.layout != torch.strided:
+        raise TypeError(message(argument, "a dense tensor", f"layout {tensor.layout}", "Use .to_dense()."))
+    if tensor.dtype not in FLOATING:
+        expected = f"one of {', '.join(map(str, FLOATING))}"
+        raise TypeError(message(argument, expected, str(tensor.dtype), "Use .to(dtype)."))
+    if tensor.dtype != values.dtype:
+        expected = f"the dtype of values, {values.dtype}"
+        raise TypeError(message(argument, expected, str(tensor.dtype), "Use .to(dtype)."))
+    if tensor.device != pattern.device:
+        expected = f"the device of the pattern, {pattern.device}"
+        raise RuntimeError(message(argument, expected, str(tensor.device), "Use .to(device)."))

@@ -1,0 +1,288 @@
+"""scipy, numpy, torch and files <-> pattern. The only module that imports scipy.
+
+Whatever form an adjacency comes in, it passes through one canonical ``scipy.sparse.csr_array``:
+rows sorted, duplicates summed, explicitly stored zeros kept, since a stored zero is a connection.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.io
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+
+from . import checks
+from .checks import message
+from .pattern import SparsityPattern
+
+FORMATS = (".npz", ".mtx", ".smtx")
+
+_ACCEPTED = (
+    "a scipy.sparse matrix or array, a torch tensor (COO, CSR, CSC or dense), a numpy array or a SparsityPattern"
+)
+
+
+def to_csr(adjacency: Any, *, keep_values: bool = True) -> sp.csr_array:
+    """Canonical CSR form of an adjacency: sorted, duplicates summed, explicit zeros kept.
+
+    Args:
+        adjacency: (rows, columns) scipy.sparse matrix or array of any format, torch tensor (COO, CSR,
+            CSC or dense), numpy array or what converts to one; bool or real numbers. In a dense
+            adjacency the entries that are not zero are connections.
+        keep_values: whether the data is wanted. Without it the structure alone is converted, with
+            one byte of data a connection, and that data is meaningless.
+
+    Returns:
+        A ``csr_array``, which shares memory with ``adjacency`` where nothing had to be changed.
+
+    Raises:
+        TypeError: not one of these types, or data that are not real numbers.
+        ValueError: not 2-D, indices out of range, or an entry that is NaN or infinite.
+    """
+    if isinstance(adjacency, Tensor):
+        adjacency = _from_torch(adjacency)
+    if not sp.issparse(adjacency):
+        return sp.csr_array(_dense(adjacency))
+    if adjacency.ndim != 2:
+        raise ValueError(message("adjacency", "2 dimensions (rows, columns)", f"shape {adjacency.shape}"))
+    _check_indices(adjacency)
+    _check_numbers(adjacency.dtype, getattr(adjacency, "data", None))
+    if not keep_values and adjacency.format in ("csr", "csc", "coo"):
+        adjacency = _structure(adjacency)
+    csr = sp.csr_array(adjacency)
+    if not csr.has_canonical_format:
+        if np.shares_memory(csr.indices, getattr(adjacency, "indices", None)):
+            csr = csr.copy()
+        csr.sum_duplicates()
+    return csr
+
+
+def to_pattern(
+    adjacency: Any,
+    *,
+    index_dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> SparsityPattern:
+    """The pattern of an adjacency whose rows are outputs.
+
+    Args:
+        adjacency: (out_features, in_features), as :func:`to_csr` takes it, or a pattern.
+        index_dtype: dtype of the indices; None is the narrowest that holds them.
+        device: where the indices are to live; None is torch's default device, or that of the pattern.
+
+    Raises:
+        TypeError: not a type that is accepted.
+        ValueError: not a valid adjacency.
+    """
+    if isinstance(adjacency, SparsityPattern):
+        if index_dtype not in (None, adjacency.index_dtype):
+            indices = adjacency.crow_indices, adjacency.col_indices
+            adjacency = SparsityPattern(*indices, adjacency.shape, index_dtype=index_dtype)
+        return adjacency if device is None else adjacency.to(device)
+    csr = to_csr(adjacency, keep_values=False)
+    return csr_pattern(csr, index_dtype=index_dtype, device=device)
+
+
+def csr_pattern(
+    csr: sp.csr_array,
+    *,
+    index_dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> SparsityPattern:
+    """The pattern of a canonical CSR matrix, as :func:`to_csr` makes it; the indices are copied."""
+    device = checks.device("device", device)
+    crow_indices, col_indices = torch.from_numpy(csr.indptr), torch.from_numpy(csr.indices)
+    return SparsityPattern(crow_indices, col_indices, csr.shape, index_dtype=index_dtype).to(device)
+
+
+def submatrix(adjacency: Any, rows: Any, columns: Any, *, keep_values: bool) -> sp.csr_array:
+    """Rows and columns of an adjacency in the order given; None takes all.
+
+    Args:
+        adjacency: (n, m), as :func:`to_csr` takes it.
+        rows: 1-D integers or a bool mask of length n.
+        columns: 1-D integers or a bool mask of length m.
+        keep_values: as in :func:`to_csr`.
+
+    Raises:
+        TypeError: rows or columns are not integers or bools.
+        ValueError: they are out of range, negative, repeated, or a mask of another length.
+    """
+    csr = to_csr(adjacency, keep_values=keep_values)
+    if rows is not None:
+        csr = csr[_selection("inputs", rows, csr.shape[0])]
+    if columns is not None:
+        csr = csr[:, _selection("outputs", columns, csr.shape[1])]
+    return csr
+
+
+def to_scipy(pattern: SparsityPattern, values: Tensor) -> sp.csr_array:
+    """A new ``csr_array`` (out_features, in_features); bfloat16 and float16 values become float32."""
+    values = values.detach()
+    if values.dtype in (torch.bfloat16, torch.float16):
+        values = values.float()
+    parts = (values, pattern.col_indices, pattern.crow_indices)
+    return sp.csr_array(tuple(part.cpu().numpy().copy() for part in parts), shape=pattern.shape)
+
+
+def load_adjacency(path: str | os.PathLike[str]) -> sp.csr_array:
+    """Read an adjacency from a file, in canonical CSR form.
+
+    Args:
+        path: ``.npz`` as ``scipy.sparse.save_npz`` writes it, ``.mtx`` (Matrix Market), or ``.smtx``
+            (Deep Learning Matrix Collection: sizes, row offsets and column indices as text; its
+            values are ones). Nothing pickled is ever loaded.
+
+    Raises:
+        FileNotFoundError, IsADirectoryError, PermissionError: as for ``open``.
+        ValueError: another format, or a file that is damaged or holds no matrix.
+    """
+    path = Path(path)
+    with path.open("rb") as file:  # for the error of the operating system, before any parser's
+        empty = not file.read(1)
+    suffix = path.suffix.lower()
+    if suffix not in _READERS:
+        expected = f"a file ending in {', '.join(FORMATS)}"
+        raise ValueError(message(str(path), expected, f"'{suffix}'", "scipy.sparse.save_npz writes .npz."))
+    if empty:
+        raise ValueError(message(str(path), f"a {suffix} file", "an empty file"))
+    try:
+        return to_csr(_READERS[suffix](path))
+    except (ValueError, TypeError, KeyError, EOFError, IndexError, OverflowError, OSError) as error:
+        raise ValueError(_unreadable(path, suffix, error)) from error
+    except (zipfile.BadZipFile, zlib.error, MemoryError, NotImplementedError) as error:
+        raise ValueError(_unreadable(path, suffix, error)) from error
+
+
+def _unreadable(path: Path, suffix: str, error: Exception) -> str:
+    kind = {
+        ".npz": "a sparse matrix written by scipy.sparse.save_npz",
+        ".mtx": "a Matrix Market file",
+        ".smtx": "three lines: 'rows, columns, nnz', row offsets, column indices",
+    }[suffix]
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    return message(str(path), kind, f"a file that cannot be read as one ({reason})")
+
+
+def _read_npz(path: Path) -> Any:
+    return sp.load_npz(path)
+
+
+def _read_mtx(path: Path) -> Any:
+    return scipy.io.mmread(path)
+
+
+def _read_smtx(path: Path) -> sp.csr_array:
+    with path.open(encoding="ascii") as file:
+        sizes = file.readline().replace(",", " ").split()
+        offsets, columns = (np.array(file.readline().split(), dtype=np.int64) for _ in range(2))
+    if len(sizes) != 3:
+        raise ValueError(f"the first line holds {len(sizes)} numbers, not rows, columns and nnz")
+    rows, cols, nnz = (int(number) for number in sizes)
+    if rows < 0 or cols < 0 or columns.size != nnz:
+        raise ValueError(f"sizes {rows}, {cols}, {nnz} but {columns.size} column indices")
+    return sp.csr_array((np.ones(nnz, dtype=np.float32), columns, offsets), shape=(rows, cols))
+
+
+_READERS = {".npz": _read_npz, ".mtx": _read_mtx, ".smtx": _read_smtx}
+
+
+def _from_torch(tensor: Tensor) -> Any:
+    """The same matrix as scipy or numpy sees it; sharing memory where it can."""
+    if tensor.dim() != 2:
+        got = f"shape {tuple(tensor.shape)}"
+        raise ValueError(message("adjacency", "2 dimensions (out_features, in_features)", got))
+    if tensor.is_meta:
+        raise ValueError(message("adjacency", "a tensor that holds data", "one on the meta device"))
+    tensor = tensor.detach()
+    layout, shape = tensor.layout, tuple(tensor.shape)
+    if layout == torch.strided:
+        return _numpy(tensor)
+    if layout == torch.sparse_coo:
+        rows, columns = _numpy(tensor._indices())
+        return sp.coo_array((_numpy(tensor._values()), (rows, columns)), shape=shape)
+    if layout == torch.sparse_csr:
+        parts = tensor.values(), tensor.col_indices(), tensor.crow_indices()
+        return sp.csr_array(tuple(_numpy(part) for part in parts), shape=shape)
+    if layout == torch.sparse_csc:
+        parts = tensor.values(), tensor.row_indices(), tensor.ccol_indices()
+        return sp.csc_array(tuple(_numpy(part) for part in parts), shape=shape)
+    raise TypeError(message("adjacency", _ACCEPTED, f"a tensor of layout {layout}"))
+
+
+def _numpy(tensor: Tensor) -> np.ndarray[Any, Any]:
+    if tensor.dtype in (torch.bfloat16, torch.float16):  # numpy has no bfloat16, scipy no float16
+        tensor = tensor.float()
+    array: np.ndarray[Any, Any] = tensor.cpu().numpy()
+    return array
+
+
+def _dense(adjacency: Any) -> np.ndarray[Any, Any]:
+    if isinstance(adjacency, (list, tuple)) or not hasattr(adjacency, "__array__"):
+        advice = "Pass numpy.asarray(adjacency)." if isinstance(adjacency, (list, tuple)) else ""
+        raise TypeError(message("adjacency", _ACCEPTED, checks.type_name(adjacency), advice))
+    array = np.asarray(adjacency)
+    if array.ndim != 2:
+        raise ValueError(message("adjacency", "2 dimensions (rows, columns)", f"shape {array.shape}"))
+    _check_numbers(array.dtype, array)
+    return array.astype(np.float32) if array.dtype == np.float16 else array
+
+
+def _check_numbers(dtype: np.dtype[Any], data: Any) -> None:
+    if dtype.kind not in "biuf":
+        expected = "bool or real numbers"
+        raise TypeError(message("adjacency", expected, f"dtype {dtype}", "Pass adjacency != 0."))
+    if dtype.kind == "f" and isinstance(data, np.ndarray) and data.dtype.kind == "f":
+        bad = data.size - np.count_nonzero(np.isfinite(data))
+        if bad:
+            expected = "finite numbers (an entry that is stored is a connection)"
+            raise ValueError(message("adjacency", expected, f"{bad} entries that are NaN or infinite"))
+
+
+def _check_indices(adjacency: Any) -> None:
+    """Out-of-range indices, which scipy's own conversions would follow out of the array."""
+    try:
+        if adjacency.format in ("csr", "csc", "bsr"):
+            adjacency.check_format(full_check=True)
+        elif adjacency.format == "coo":
+            for index, length in zip((adjacency.row, adjacency.col), adjacency.shape, strict=True):
+                if index.size and not 0 <= index.min() <= index.max() < length:
+                    raise ValueError(f"an index outside 0 to {length - 1}")
+    except ValueError as error:
+        expected = f"indices within its shape {adjacency.shape}"
+        raise ValueError(message("adjacency", expected, str(error).rstrip("."))) from error
+
+
+def _structure(adjacency: Any) -> Any:
+    """The same structure with one byte of data a connection, sharing the indices."""
+    data = np.zeros(adjacency.data.size, dtype=np.int8)
+    if adjacency.format == "coo":
+        return sp.coo_array((data, (adjacency.row, adjacency.col)), shape=adjacency.shape)
+    kind = sp.csr_array if adjacency.format == "csr" else sp.csc_array
+    return kind((data, adjacency.indices, adjacency.indptr), shape=adjacency.shape)
+
+
+def _selection(argument: str, index: Any, length: int) -> np.ndarray[Any, Any]:
+    if isinstance(index, Tensor):
+        index = index.cpu().numpy()
+    index = np.asarray(index)
+    if index.ndim != 1 or (index.size and index.dtype.kind not in "biu"):
+        got = f"dtype {index.dtype}, shape {index.shape}"
+        raise TypeError(message(argument, "a 1-D list of node indices or a bool mask", got))
+    if index.dtype.kind == "b":
+        if index.size != length:
+            raise ValueError(message(argument, f"a bool mask of length {length}", f"length {index.size}"))
+        return np.flatnonzero(index)
+    index = index.astype(np.int64)
+    if index.size and not 0 <= index.min() <= index.max() < length:
+        raise ValueError(message(argument, f"node indices from 0 to {length - 1}", f"{index.min()} to {index.max()}"))
+    if np.unique(index).size != index.size:
+        raise ValueError(message(argument, "each node once", "repeated node indices"))
+    return index

@@ -1,0 +1,105 @@
+"""The one place where it is decided which kernel computes a layer, and where that can be asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from difflib import get_close_matches
+
+import torch
+
+from ..checks import floating_dtype, message
+from ..checks import device as checked_device
+from ..pattern import SparsityPattern
+from .base import Kernel
+from .embedding_bag import EmbeddingBagKernel
+from .gather import GatherKernel
+from .torch_sparse import TorchKernel
+
+_FAMILY: dict[str, Kernel] = {k.name: k for k in (TorchKernel(), EmbeddingBagKernel(), GatherKernel())}
+_TORCH, _EMBEDDING_BAG, _GATHER = _FAMILY.values()
+_forced: ContextVar[Kernel | None] = ContextVar("sparselinear_kernel", default=None)
+
+# Below this batch MKL's product is as fast as FBGEMM's or faster (4096 x 4096 at 1 %, float32).
+_EMBEDDING_BAG_BATCH = 16
+
+
+def choose(pattern: SparsityPattern, dtype: torch.dtype, batch: int) -> Kernel:
+    """The kernel that computes a layer of this pattern and dtype on a batch of this size.
+
+    Raises:
+        RuntimeError: a kernel was asked for by :func:`use` that cannot run here.
+    """
+    return _decide(pattern, dtype, batch)[0]
+
+
+def explain(layer: object, batch: int) -> str:
+    """Which kernel a layer would run on a batch of this size, and why.
+
+    Args:
+        layer: a SparseLinear, or anything with ``pattern`` and ``values``.
+        batch: number of rows of the input, all leading dimensions multiplied.
+
+    Raises:
+        TypeError: the layer has no pattern.
+        RuntimeError: a kernel was asked for by :func:`use` that cannot run here.
+    """
+    pattern, values = getattr(layer, "pattern", None), getattr(layer, "values", None)
+    if not isinstance(pattern, SparsityPattern) or not isinstance(values, torch.Tensor):
+        raise TypeError(message("layer", "a SparseLinear", type(layer).__name__))
+    kernel, reason = _decide(pattern, values.dtype, batch)
+    return f"{kernel.name}: {reason}"
+
+
+def available(
+    device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> dict[str, str | None]:
+    """Every kernel of the family with the reason why it cannot run there; None where it can."""
+    where, what = checked_device("device", device), floating_dtype("dtype", dtype)
+    return {name: kernel.unavailable(where, what) for name, kernel in _FAMILY.items()}
+
+
+@contextmanager
+def use(name: str) -> Iterator[None]:
+    """Within the block, every sparse layer runs the named kernel, or raises if that cannot run.
+
+    Backward runs the kernel that ran forward, wherever it is called.
+
+    Args:
+        name: ``"torch"``, ``"embedding_bag"`` or ``"gather"``.
+
+    Raises:
+        ValueError: there is no kernel of that name.
+    """
+    if name not in _FAMILY:
+        close = get_close_matches(str(name), _FAMILY, 1)
+        advice = f"Did you mean '{close[0]}'?" if close else ""
+        raise ValueError(message("name", f"one of {', '.join(_FAMILY)}", repr(name), advice))
+    token = _forced.set(_FAMILY[name])
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+def _decide(pattern: SparsityPattern, dtype: torch.dtype, batch: int) -> tuple[Kernel, str]:
+    device = pattern.device
+    forced = _forced.get()
+    if forced is not None:
+        problem = forced.unavailable(device, dtype)
+        if problem:
+            got = f"{dtype} on {device}"
+            raise RuntimeError(message(f"kernel '{forced.name}'", "a layer it can run", got, f"{problem}."))
+        return forced, "asked for by kernels.use"
+    problem = _TORCH.unavailable(device, dtype)
+    if problem:
+        return _GATHER, problem
+    if device.type == "cuda":
+        return _TORCH, "cuSPARSE"
+    problem = _EMBEDDING_BAG.unavailable(device, dtype)
+    if problem:
+        return _TORCH, problem
+    if batch < _EMBEDDING_BAG_BATCH:
+        return _TORCH, f"batch {batch} is below {_EMBEDDING_BAG_BATCH}, where MKL is as fast or faster"
+    return _EMBEDDING_BAG, f"batch {batch} is {_EMBEDDING_BAG_BATCH} or more, where FBGEMM is faster than MKL"

@@ -1,0 +1,114 @@
+"""Kernels over tiles of the batch: what the kernels made of stock torch operators have in common.
+
+The operators of torch want activations feature-major, (features, batch). A tile of the batch is
+packed into that form, multiplied, and written back, so that the transpose of batch-major
+activations happens on tiles that stay in cache, and its memory is bounded by the tile. In backward
+a packed tile of grad_output serves both gradients.
+
+Measured on 2 cores with 2 MiB of L2 each, float32, 4096 x 4096, batch 1024: forward in tiles of 64
+took 0.4 (density 10 %) and 0.8 (1 %) of the time of one product over the whole batch.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..pattern import SparsityPattern
+from .base import Kernel
+
+# A packed tile of about 1 MiB leaves half of an L2 cache of 2 MiB to the values and the output.
+_TILE_BYTES = 1 << 20
+# One cache line of float32, and the width beyond which a wider tile no longer gained anything.
+_MIN_WIDTH, _MAX_WIDTH = 16, 128
+
+
+class TiledKernel(Kernel):
+    """A kernel given by two products over feature-major tiles, (features, width) contiguous."""
+
+    @abstractmethod
+    def operand(self, pattern: SparsityPattern, values: Tensor) -> Any:
+        """What :meth:`product` takes as its sparse operand; made once for all tiles of a call."""
+
+    @abstractmethod
+    def product(self, operand: Any, tile: Tensor) -> Tensor:
+        """W @ tile: (in_features, width) -> (out_features, width)."""
+
+    @abstractmethod
+    def accumulator(self, pattern: SparsityPattern, dtype: torch.dtype) -> tuple[Any, Tensor]:
+        """What :meth:`sample` adds to, and the zeroed (nnz,) tensor in which the sum is found."""
+
+    @abstractmethod
+    def sample(self, accumulator: Any, grad_tile: Tensor, tile: Tensor) -> None:
+        """Add grad_tile @ tile.T, sampled at the pattern, to the accumulator."""
+
+    def spmm(self, pattern: SparsityPattern, values: Tensor, input: Tensor) -> Tensor:  # noqa: D102
+        output = _new_like(input, pattern.out_features)
+        if pattern.nnz == 0:
+            return output.zero_()
+        operand = self.operand(pattern, values)
+        for start, stop in _tiles(pattern, input):
+            _unpack(self.product(operand, _pack(input, start, stop)), output, start, stop)
+        return output
+
+    def sddmm(self, pattern: SparsityPattern, grad_output: Tensor, input: Tensor) -> Tensor:  # noqa: D102
+        accumulator, grad_values = self.accumulator(pattern, input.dtype)
+        if pattern.nnz:
+            for start, stop in _tiles(pattern, input):
+                self.sample(accumulator, _pack(grad_output, start, stop), _pack(input, start, stop))
+        return grad_values.to(input.dtype)
+
+    def backward(  # noqa: D102
+        self, pattern: SparsityPattern, values: Tensor, grad_output: Tensor, input: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        grad_input = _new_like(grad_output, pattern.in_features)
+        accumulator, grad_values = self.accumulator(pattern, input.dtype)
+        if pattern.nnz == 0:
+            return grad_input.zero_(), grad_values.to(input.dtype)
+        operand = self.operand(pattern.transposed, values.index_select(0, pattern.permutation))
+        for start, stop in _tiles(pattern, input):
+            grad_tile = _pack(grad_output, start, stop)
+            _unpack(self.product(operand, grad_tile), grad_input, start, stop)
+            self.sample(accumulator, grad_tile, _pack(input, start, stop))
+        return grad_input, grad_values.to(input.dtype)
+
+
+def _tiles(pattern: SparsityPattern, input: Tensor) -> Iterator[tuple[int, int]]:
+    """Ranges of the batch; off the CPU one range, since a GPU wants all of the work at once."""
+    batch = input.shape[0]
+    width = batch
+    if input.device.type == "cpu":
+        fits = _TILE_BYTES // (max(pattern.shape) * input.element_size())
+        width = min(max(1 << fits.bit_length() >> 1, _MIN_WIDTH), _MAX_WIDTH)
+    for start in range(0, batch, max(width, 1)):
+        yield start, min(start + width, batch)
+
+
+def _feature_major(activations: Tensor) -> bool:
+    return not activations.is_contiguous() and activations.t().is_contiguous()
+
+
+def _new_like(activations: Tensor, features: int) -> Tensor:
+    """Uninitialised (batch, features) in the memory layout of (batch, ...) activations."""
+    batch = activations.shape[0]
+    if _feature_major(activations):
+        return activations.new_empty(features, batch).t()
+    return activations.new_empty(batch, features)
+
+
+def _pack(activations: Tensor, start: int, stop: int) -> Tensor:
+    """(features, stop - start) contiguous; no copy where it lies so already.
+
+    The copy is of three dimensions because torch copies a 2-D transpose on one thread and others on
+    all of them (4096 x 64 float32: 0.13 against 0.26 ms on 2 cores).
+    """
+    return activations[start:stop].t()[None].contiguous()[0]
+
+
+def _unpack(tile: Tensor, activations: Tensor, start: int, stop: int) -> None:
+    """Write a (features, width) tile into rows start to stop of (batch, features)."""
+    activations[start:stop].t()[None].copy_(tile[None])

@@ -1,0 +1,386 @@
+"""SparseLinear: the module. A torch.nn.Linear that stores only the connections of an adjacency."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from . import checks, functional, interop, raster
+from .checks import message
+from .pattern import CHUNK, SparsityPattern
+
+if TYPE_CHECKING:
+    import scipy.sparse
+    from matplotlib.axes import Axes
+    from typing_extensions import Self
+
+# The pattern in a state_dict. The shape is there because indices do not tell the number of inputs.
+_PATTERN_BUFFERS = ("pattern_shape", "crow_indices", "col_indices")
+
+
+class SparseLinear(nn.Module):
+    """Linear layer with one value for each connection of an adjacency: y = x @ W.T + b.
+
+    Rows of the adjacency are outputs and columns are inputs, as in ``torch.nn.Linear.weight``; for a
+    graph whose rows are sources use :meth:`from_graph`.
+
+    The values are one plain 1-D Parameter, so every optimizer keeps nnz numbers of state and no
+    connection can appear or grow back. An entry that a sparse adjacency stores is a connection, even
+    where it is zero; duplicates are one connection. The numbers in the adjacency are not used, unless
+    a constructor has ``keep_values``.
+
+    Values start uniform in ±1/sqrt(fan-in of their own output) and the bias likewise, which for a
+    full pattern is the distribution of ``torch.nn.Linear``.
+
+    Args:
+        in_features: size of the last dimension of the input.
+        out_features: size of the last dimension of the output.
+        adjacency: (out_features, in_features) scipy.sparse matrix or array of any format, torch tensor
+            (COO, CSR, CSC or dense), numpy array, or the pattern of another layer, which is shared.
+        bias: whether to add a learnt (out_features,) bias.
+        device: where parameters and indices live; None is torch's default device.
+        dtype: float32, float64, bfloat16 or float16; None is torch's default dtype.
+
+    Shape:
+        Input (*, in_features), output (*, out_features), of the layer's dtype. The memory layout of
+        the output follows the input, see :func:`sparselinear.functional.sparse_linear`.
+
+    Attributes:
+        values: (nnz,) Parameter in the CSR order of the pattern.
+        bias: (out_features,) Parameter, or None.
+
+    Raises:
+        TypeError: an argument is of a type that is not accepted.
+        ValueError: the adjacency is of another shape, has indices out of range, or holds NaN.
+        RuntimeError: there is no such device.
+    """
+
+    __constants__ = ("in_features", "out_features")
+    in_features: int
+    out_features: int
+    values: nn.Parameter
+    bias: nn.Parameter | None
+    pattern_shape: Tensor
+    crow_indices: Tensor
+    col_indices: Tensor
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        adjacency: Any,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        in_features = checks.size("in_features", in_features)
+        out_features = checks.size("out_features", out_features)
+        dtype = checks.floating_dtype("dtype", dtype)
+        given = getattr(adjacency, "shape", None)
+        if given is not None and len(given) == 2 and tuple(given) != (out_features, in_features):
+            raise ValueError(_wrong_shape((out_features, in_features), tuple(given)))
+        pattern = interop.to_pattern(adjacency, device=device)
+        super().__init__()
+        self.in_features, self.out_features = in_features, out_features
+        self.values = nn.Parameter(torch.empty(pattern.nnz, dtype=dtype, device=pattern.device))
+        self.register_parameter(
+            "bias",
+            nn.Parameter(torch.empty(out_features, dtype=dtype, device=pattern.device)) if bias else None,
+        )
+        self._hold(pattern)
+        self.reset_parameters()
+
+    @classmethod
+    def from_scipy(
+        cls,
+        adjacency: Any,
+        *,
+        keep_values: bool = False,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Self:
+        """Layer from an adjacency whose rows are outputs, as in ``torch.nn.Linear.weight``.
+
+        Args:
+            adjacency: (out_features, in_features), of any type the constructor takes but a pattern.
+            keep_values: whether its numbers become the initial values.
+            bias: whether to add a learnt bias.
+            device: where the layer lives; None is torch's default device.
+            dtype: dtype of the layer, also where values are kept; None is torch's default dtype.
+
+        Raises:
+            TypeError, ValueError, RuntimeError: as the constructor does.
+        """
+        dtype = checks.floating_dtype("dtype", dtype)
+        device = checks.device("device", device)
+        csr = interop.to_csr(adjacency, keep_values=keep_values)
+        return cls._from_csr(csr, keep_values, bias, device, dtype)
+
+    @classmethod
+    def from_graph(
+        cls,
+        adjacency: Any,
+        *,
+        inputs: Any = None,
+        outputs: Any = None,
+        keep_values: bool = False,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Self:
+        """Layer from a graph: rows of the adjacency are sources, columns are targets.
+
+        That is the orientation of scipy.sparse.csgraph and networkx, and the transpose of
+        ``torch.nn.Linear.weight``: an entry (i, j) connects input i to output j.
+
+        Args:
+            adjacency: (sources, targets), of any type the constructor takes but a pattern.
+            inputs: nodes (rows) that are the layer's inputs, in this order: 1-D integers or a bool
+                mask; None takes all.
+            outputs: nodes (columns) that are its outputs, likewise.
+            keep_values: whether the numbers of the adjacency become the initial values.
+            bias: whether to add a learnt bias.
+            device: where the layer lives; None is torch's default device.
+            dtype: dtype of the layer; None is torch's default dtype.
+
+        Raises:
+            TypeError, ValueError, RuntimeError: as the constructor does, and for nodes that are out of
+                range or repeated.
+        """
+        dtype = checks.floating_dtype("dtype", dtype)
+        device = checks.device("device", device)
+        csr = interop.submatrix(adjacency, inputs, outputs, keep_values=keep_values)
+        return cls._from_csr(interop.to_csr(csr.T), keep_values, bias, device, dtype)
+
+    @classmethod
+    def from_linear(cls, linear: nn.Linear, mask: Any = None) -> Self:
+        """Layer with the weights of a dense one, at the connections of a mask.
+
+        Args:
+            linear: a plain ``nn.Linear``, or one pruned by ``torch.nn.utils.prune``.
+            mask: (out_features, in_features), any adjacency; its connections are kept. None takes the
+                mask of a pruned layer, and the weights that are not zero of a plain one.
+
+        Returns:
+            A layer of the same device, dtype and training mode, with the same bias.
+
+        Raises:
+            TypeError: not an ``nn.Linear``.
+            ValueError: the mask is of another shape, or the layer is pruned and a mask is passed too.
+        """
+        if not isinstance(linear, nn.Linear):
+            raise TypeError(message("linear", "a torch.nn.Linear", checks.type_name(linear)))
+        weight: Tensor = getattr(linear, "weight_orig", linear.weight).detach()
+        pruned: Tensor | None = getattr(linear, "weight_mask", None)
+        if pruned is not None and mask is not None:
+            advice = "Use torch.nn.utils.prune.remove first, or leave the mask out."
+            raise ValueError(message("mask", "None for a pruned layer", "a mask", advice))
+        if mask is None:
+            mask = weight != 0 if pruned is None else pruned != 0
+        layer = cls(
+            linear.in_features,
+            linear.out_features,
+            mask,
+            linear.bias is not None,
+            weight.device,
+            weight.dtype,
+        )
+        with torch.no_grad():
+            for start in range(0, layer.nnz, CHUNK):
+                stop = min(start + CHUNK, layer.nnz)
+                rows, columns = layer.pattern.rows(start, stop), layer.col_indices[start:stop]
+                layer.values[start:stop] = weight[rows, columns]
+            if layer.bias is not None:
+                layer.bias.copy_(linear.bias)
+        return layer.train(linear.training)
+
+    @classmethod
+    def from_state_dict(cls, state_dict: Mapping[str, Any], prefix: str = "") -> Self:
+        """The layer that a state_dict describes, built from nothing else.
+
+        Args:
+            state_dict: what ``state_dict()`` gave, of the layer or of a model that contains it.
+            prefix: what stands before the layer's names in it, for example ``"encoder.0."``.
+
+        Returns:
+            A layer of the dtype and device of the stored values.
+
+        Raises:
+            KeyError: entries of the layer are missing.
+            ValueError: the entries do not fit each other.
+        """
+        names = ("values", *_PATTERN_BUFFERS)
+        missing = [prefix + name for name in names if prefix + name not in state_dict]
+        if missing:
+            got = f"none of {', '.join(missing)}"
+            advice = "prefix is what stands before these names."
+            raise KeyError(message("state_dict", "the entries of a SparseLinear", got, advice))
+        values, shape, crow_indices, col_indices = (state_dict[prefix + name] for name in names)
+        out_features, in_features = shape.tolist()
+        pattern = SparsityPattern(
+            crow_indices, col_indices, (out_features, in_features), index_dtype=col_indices.dtype
+        )
+        bias = state_dict.get(prefix + "bias")
+        for argument, tensor, length in (("values", values, pattern.nnz), ("bias", bias, out_features)):
+            if tensor is not None and tuple(tensor.shape) != (length,):
+                raise ValueError(message(prefix + argument, f"shape ({length},)", str(tuple(tensor.shape))))
+        layer = cls(in_features, out_features, pattern, bias is not None, values.device, values.dtype)
+        with torch.no_grad():
+            layer.values.copy_(values)
+            if layer.bias is not None:
+                layer.bias.copy_(bias)
+        return layer
+
+    @classmethod
+    def _from_csr(
+        cls,
+        csr: scipy.sparse.csr_array,
+        keep_values: bool,
+        bias: bool,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> Self:
+        pattern = interop.csr_pattern(csr, device=device)
+        layer = cls(pattern.in_features, pattern.out_features, pattern, bias, device, dtype)
+        if keep_values:
+            with torch.no_grad():
+                layer.values.copy_(torch.from_numpy(csr.data))
+        return layer
+
+    def reset_parameters(self) -> None:
+        """Draw new values and biases, uniform in ±1/sqrt(fan-in of their own output)."""
+        fan_in = self.pattern.fan_in()
+        bound = fan_in.clamp(min=1).double().rsqrt().to(self.values.dtype)  # (out_features,)
+        with torch.no_grad():
+            self.values.uniform_(-1, 1)
+            for start in range(0, self.nnz, CHUNK):
+                stop = min(start + CHUNK, self.nnz)
+                self.values[start:stop] *= bound[self.pattern.rows(start, stop)]
+            if self.bias is not None:
+                self.bias.uniform_(-1, 1).mul_(bound * (fan_in > 0))
+
+    @property
+    def pattern(self) -> SparsityPattern:
+        """Where the connections are; pass it as the adjacency of another layer to share it."""
+        return self._pattern
+
+    @property
+    def nnz(self) -> int:
+        """Number of connections."""
+        return self.pattern.nnz
+
+    @property
+    def density(self) -> float:
+        """nnz / (out_features * in_features)."""
+        return self.pattern.density
+
+    @property
+    def weight(self) -> Tensor:
+        """(out_features, in_features) sparse CSR tensor over the storage of values, without gradient.
+
+        What is written into its values is written into the layer's.
+        """
+        return self.pattern.csr_tensor(self.values.detach())
+
+    @property
+    def weight_coo(self) -> Tensor:
+        """The same as :attr:`weight` as a coalesced sparse COO tensor, over the same storage."""
+        return self.pattern.coo_tensor(self.values.detach())
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(*, in_features) -> (*, out_features)."""
+        return functional.sparse_linear(input, self.values, self.pattern, self.bias)
+
+    def to_scipy(self) -> scipy.sparse.csr_array:
+        """New scipy ``csr_array`` (out_features, in_features) of the values; half types as float32."""
+        return interop.to_scipy(self.pattern, self.values)
+
+    def to_dense(self) -> Tensor:
+        """New dense tensor (out_features, in_features), without gradient; allocates all of it."""
+        return self.weight.to_dense()
+
+    def to_linear(self) -> nn.Linear:
+        """``nn.Linear`` with the same outputs; its weight is dense, zero where no connection is."""
+        linear = nn.Linear(
+            self.in_features,
+            self.out_features,
+            bias=self.bias is not None,
+            device="meta",
+            dtype=self.values.dtype,
+        )
+        linear.weight = nn.Parameter(self.to_dense())
+        if self.bias is not None:
+            linear.bias = nn.Parameter(self.bias.detach().clone())
+        return linear.train(self.training)
+
+    def spy(self, ax: Axes | None = None, **options: Any) -> Axes:
+        """Draw where the connections are; see :func:`sparselinear.raster.spy` for the options."""
+        return raster.spy(self.pattern, ax, **options)
+
+    def extra_repr(self) -> str:
+        """What ``repr`` shows between the parentheses."""
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, nnz={self.nnz}, "
+            f"density={self.density:.3g}, bias={self.bias is not None}"
+        )
+
+    def _hold(self, pattern: SparsityPattern) -> None:
+        """Make a pattern this layer's; the buffers are its own tensors, whatever torch did to them."""
+        self._pattern = pattern
+        shape = torch.tensor(pattern.shape, dtype=torch.int64, device=pattern.device)
+        for name, tensor in zip(
+            _PATTERN_BUFFERS, (shape, pattern.crow_indices, pattern.col_indices), strict=True
+        ):
+            self.register_buffer(name, tensor)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)
+        self._hold(self._pattern.to(self.col_indices.device))
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """A copy with values of its own; the pattern is immutable and stays shared."""
+        for buffer in (self.crow_indices, self.col_indices):
+            memo[id(buffer)] = buffer
+        copied = self.__new__(type(self))
+        memo[id(self)] = copied
+        copied.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return copied
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *rest: Any
+    ) -> None:
+        """Load values and bias; the pattern must be this layer's own, and is never overwritten."""
+        error_msgs: list[str] = rest[-1]
+        own = {prefix + name: getattr(self, name) for name in _PATTERN_BUFFERS}
+        if own.keys() <= state_dict.keys():
+            problem = self._other_pattern(*(state_dict[key] for key in own))
+            if problem:
+                advice = "SparseLinear.from_state_dict builds the layer that a state_dict describes."
+                error_msgs.append(message(f"{prefix}pattern", f"that of {self!r}", problem, advice))
+                return
+        kept = {key: own.get(key, entry) for key, entry in state_dict.items()}
+        super()._load_from_state_dict(kept, prefix, local_metadata, *rest)
+        self._hold(self._pattern.to(self.values.device))  # assign=True may have brought other devices
+
+    def _other_pattern(self, shape: Tensor, crow_indices: Tensor, col_indices: Tensor) -> str | None:
+        """How the pattern in a state_dict differs from this layer's; None if it does not."""
+        if tuple(shape.tolist()) != self.pattern.shape:
+            return f"shape (out_features, in_features) = {tuple(shape.tolist())}"
+        if col_indices.numel() != self.nnz:
+            return f"nnz = {col_indices.numel()}"
+        stored = SparsityPattern._trusted(crow_indices, col_indices, self.pattern.shape)
+        return None if self.pattern.equals(stored) else "the same number of connections in other places"
+
+
+def _wrong_shape(expected: tuple[int, int], got: tuple[int, ...]) -> str:
+    advice = "Rows are outputs."
+    if got == expected[::-1]:
+        advice = "Rows are outputs; pass adjacency.T, or use SparseLinear.from_graph."
+    return message("adjacency", f"shape (out_features, in_features) = {expected}", str(got), advice)
