@@ -46,22 +46,7 @@ def to_csr(adjacency: Any, *, keep_values: bool = True) -> sp.csr_array:
         TypeError: not one of these types, or data that are not real numbers.
         ValueError: not 2-D, indices out of range, or an entry that is NaN or infinite.
     """
-    if isinstance(adjacency, Tensor):
-        adjacency = _from_torch(adjacency)
-    if not sp.issparse(adjacency):
-        return sp.csr_array(_dense(adjacency))
-    if adjacency.ndim != 2:
-        raise ValueError(message("adjacency", "2 dimensions (rows, columns)", f"shape {adjacency.shape}"))
-    _check_indices(adjacency)
-    _check_numbers(adjacency.dtype, getattr(adjacency, "data", None))
-    if not keep_values and adjacency.format in ("csr", "csc", "coo"):
-        adjacency = _structure(adjacency)
-    csr = sp.csr_array(adjacency)
-    if not csr.has_canonical_format:
-        if np.shares_memory(csr.indices, getattr(adjacency, "indices", None)):
-            csr = csr.copy()
-        csr.sum_duplicates()
-    return csr
+    return _canonical(adjacency, keep_values)[0]
 
 
 def to_pattern(
@@ -86,20 +71,31 @@ def to_pattern(
             indices = adjacency.crow_indices, adjacency.col_indices
             adjacency = SparsityPattern(*indices, adjacency.shape, index_dtype=index_dtype)
         return adjacency if device is None else adjacency.to(device)
-    csr = to_csr(adjacency, keep_values=False)
-    return csr_pattern(csr, index_dtype=index_dtype, device=device)
+    csr, owned = _canonical(adjacency, keep_values=False)
+    return _csr_pattern(csr, owned, index_dtype).to(checks.device("device", device))
 
 
-def csr_pattern(
-    csr: sp.csr_array,
-    *,
-    index_dtype: torch.dtype | None = None,
-    device: torch.device | str | None = None,
-) -> SparsityPattern:
-    """The pattern of a canonical CSR matrix, as :func:`to_csr` makes it; the indices are copied."""
-    device = checks.device("device", device)
-    crow_indices, col_indices = torch.from_numpy(csr.indptr), torch.from_numpy(csr.indices)
-    return SparsityPattern(crow_indices, col_indices, csr.shape, index_dtype=index_dtype).to(device)
+def to_pattern_and_values(
+    adjacency: Any, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+) -> tuple[SparsityPattern, Tensor]:
+    """The pattern of an adjacency whose rows are outputs, and its numbers.
+
+    Args:
+        adjacency: (out_features, in_features), as :func:`to_csr` takes it.
+        device: where both are to live; None is torch's default device.
+        dtype: dtype of the values; None is torch's default dtype.
+
+    Returns:
+        The pattern and its values (nnz,) in CSR order, which share no memory with the adjacency.
+
+    Raises:
+        TypeError: not a type that is accepted.
+        ValueError: not a valid adjacency.
+    """
+    device, dtype = checks.device("device", device), checks.floating_dtype("dtype", dtype)
+    csr, owned = _canonical(adjacency, keep_values=True)
+    pattern = _csr_pattern(csr, owned, None).to(device)
+    return pattern, torch.from_numpy(csr.data).to(device, dtype, copy=not owned)
 
 
 def submatrix(adjacency: Any, rows: Any, columns: Any, *, keep_values: bool) -> sp.csr_array:
@@ -192,6 +188,32 @@ def _read_smtx(path: Path) -> sp.csr_array:
 
 
 _READERS = {".npz": _read_npz, ".mtx": _read_mtx, ".smtx": _read_smtx}
+
+
+def _canonical(adjacency: Any, keep_values: bool) -> tuple[sp.csr_array, bool]:
+    """What :func:`to_csr` gives, and whether its arrays are new, shared with nobody."""
+    if isinstance(adjacency, Tensor):
+        adjacency = _from_torch(adjacency)
+    if not sp.issparse(adjacency):
+        return sp.csr_array(_dense(adjacency)), True
+    if adjacency.ndim != 2:
+        raise ValueError(message("adjacency", "2 dimensions (rows, columns)", f"shape {adjacency.shape}"))
+    _check_indices(adjacency)
+    _check_numbers(adjacency.dtype, getattr(adjacency, "data", None))
+    owned = adjacency.format != "csr"
+    if not keep_values and adjacency.format in ("csr", "csc", "coo"):
+        adjacency = _structure(adjacency)
+    csr = sp.csr_array(adjacency)
+    if not csr.has_canonical_format:
+        csr = csr if owned else csr.copy()
+        csr.sum_duplicates()
+        owned = True
+    return csr, owned
+
+
+def _csr_pattern(csr: sp.csr_array, owned: bool, index_dtype: torch.dtype | None) -> SparsityPattern:
+    indices = torch.from_numpy(csr.indptr), torch.from_numpy(csr.indices)
+    return SparsityPattern(*indices, csr.shape, index_dtype=index_dtype, copy=not owned)
 
 
 def _from_torch(tensor: Tensor) -> Any:

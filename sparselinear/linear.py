@@ -83,7 +83,7 @@ class SparseLinear(nn.Module):
         dtype = checks.floating_dtype("dtype", dtype)
         given = getattr(adjacency, "shape", None)
         if given is not None and len(given) == 2 and tuple(given) != (out_features, in_features):
-            raise ValueError(_wrong_shape((out_features, in_features), tuple(given)))
+            raise ValueError(_wrong_shape("adjacency", (out_features, in_features), tuple(given)))
         pattern = interop.to_pattern(adjacency, device=device)
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
@@ -119,8 +119,11 @@ class SparseLinear(nn.Module):
         """
         dtype = checks.floating_dtype("dtype", dtype)
         device = checks.device("device", device)
-        csr = interop.to_csr(adjacency, keep_values=keep_values)
-        return cls._from_csr(csr, keep_values, bias, device, dtype)
+        if keep_values:
+            pattern, values = interop.to_pattern_and_values(adjacency, device=device, dtype=dtype)
+            return cls._assemble(pattern, values, _initial_bias(pattern, dtype) if bias else None)
+        pattern = interop.to_pattern(adjacency, device=device)
+        return cls(pattern.in_features, pattern.out_features, pattern, bias, device, dtype)
 
     @classmethod
     def from_graph(
@@ -153,10 +156,8 @@ class SparseLinear(nn.Module):
             TypeError, ValueError, RuntimeError: as the constructor does, and for nodes that are out of
                 range or repeated.
         """
-        dtype = checks.floating_dtype("dtype", dtype)
-        device = checks.device("device", device)
-        csr = interop.submatrix(adjacency, inputs, outputs, keep_values=keep_values)
-        return cls._from_csr(interop.to_csr(csr.T), keep_values, bias, device, dtype)
+        chosen = interop.submatrix(adjacency, inputs, outputs, keep_values=keep_values)
+        return cls.from_scipy(chosen.T, keep_values=keep_values, bias=bias, device=device, dtype=dtype)
 
     @classmethod
     def from_linear(cls, linear: nn.Linear, mask: Any = None) -> Self:
@@ -183,22 +184,16 @@ class SparseLinear(nn.Module):
             raise ValueError(message("mask", "None for a pruned layer", "a mask", advice))
         if mask is None:
             mask = weight != 0 if pruned is None else pruned != 0
-        layer = cls(
-            linear.in_features,
-            linear.out_features,
-            mask,
-            linear.bias is not None,
-            weight.device,
-            weight.dtype,
-        )
-        with torch.no_grad():
-            for start in range(0, layer.nnz, CHUNK):
-                stop = min(start + CHUNK, layer.nnz)
-                rows, columns = layer.pattern.rows(start, stop), layer.col_indices[start:stop]
-                layer.values[start:stop] = weight[rows, columns]
-            if layer.bias is not None:
-                layer.bias.copy_(linear.bias)
-        return layer.train(linear.training)
+        given = getattr(mask, "shape", None)
+        if given is not None and tuple(given) != tuple(weight.shape):
+            raise ValueError(_wrong_shape("mask", tuple(weight.shape), tuple(given)))
+        pattern = interop.to_pattern(mask, device=weight.device)
+        values = weight.new_empty(pattern.nnz)
+        for start in range(0, pattern.nnz, CHUNK):
+            stop = min(start + CHUNK, pattern.nnz)
+            values[start:stop] = weight[pattern.rows(start, stop), pattern.col_indices[start:stop]]
+        bias = None if linear.bias is None else linear.bias.detach().clone()
+        return cls._assemble(pattern, values, bias).train(linear.training)
 
     @classmethod
     def from_state_dict(cls, state_dict: Mapping[str, Any], prefix: str = "") -> Self:
@@ -230,40 +225,29 @@ class SparseLinear(nn.Module):
         for argument, tensor, length in (("values", values, pattern.nnz), ("bias", bias, out_features)):
             if tensor is not None and tuple(tensor.shape) != (length,):
                 raise ValueError(message(prefix + argument, f"shape ({length},)", str(tuple(tensor.shape))))
-        layer = cls(in_features, out_features, pattern, bias is not None, values.device, values.dtype)
-        with torch.no_grad():
-            layer.values.copy_(values)
-            if layer.bias is not None:
-                layer.bias.copy_(bias)
-        return layer
+        return cls._assemble(pattern, values.clone(), None if bias is None else bias.clone())
 
     @classmethod
-    def _from_csr(
-        cls,
-        csr: scipy.sparse.csr_array,
-        keep_values: bool,
-        bias: bool,
-        device: torch.device,
-        dtype: torch.dtype,
-    ) -> Self:
-        pattern = interop.csr_pattern(csr, device=device)
-        layer = cls(pattern.in_features, pattern.out_features, pattern, bias, device, dtype)
-        if keep_values:
-            with torch.no_grad():
-                layer.values.copy_(torch.from_numpy(csr.data))
+    def _assemble(cls, pattern: SparsityPattern, values: Tensor, bias: Tensor | None) -> Self:
+        """A layer over tensors that are already there; nothing is drawn or allocated for it."""
+        shape = pattern.in_features, pattern.out_features
+        layer = cls(*shape, pattern, bias is not None, "meta", values.dtype)
+        layer._hold(pattern)
+        layer.values = nn.Parameter(values)
+        if bias is not None:
+            layer.bias = nn.Parameter(bias)
         return layer
 
     def reset_parameters(self) -> None:
         """Draw new values and biases, uniform in ±1/sqrt(fan-in of their own output)."""
-        fan_in = self.pattern.fan_in()
-        bound = fan_in.clamp(min=1).double().rsqrt().to(self.values.dtype)  # (out_features,)
+        bound = _initial_bound(self.pattern, self.values.dtype)
         with torch.no_grad():
             self.values.uniform_(-1, 1)
             for start in range(0, self.nnz, CHUNK):
                 stop = min(start + CHUNK, self.nnz)
                 self.values[start:stop] *= bound[self.pattern.rows(start, stop)]
             if self.bias is not None:
-                self.bias.uniform_(-1, 1).mul_(bound * (fan_in > 0))
+                self.bias.uniform_(-1, 1).mul_(bound)
 
     @property
     def pattern(self) -> SparsityPattern:
@@ -379,8 +363,23 @@ class SparseLinear(nn.Module):
         return None if self.pattern.equals(stored) else "the same number of connections in other places"
 
 
-def _wrong_shape(expected: tuple[int, int], got: tuple[int, ...]) -> str:
+def _initial_bound(pattern: SparsityPattern, dtype: torch.dtype) -> Tensor:
+    """(out_features,) 1 / sqrt(fan-in), and 0 without connections, as torch.nn.Linear has it.
+
+    That is Kaiming's uniform distribution with a = sqrt(5) for each output by itself
+    (He et al., Delving deep into rectifiers, 2015).
+    """
+    bound = pattern.fan_in().double().rsqrt()
+    return bound.masked_fill_(bound.isinf(), 0).to(dtype)
+
+
+def _initial_bias(pattern: SparsityPattern, dtype: torch.dtype) -> Tensor:
+    bound = _initial_bound(pattern, dtype)
+    return torch.empty_like(bound).uniform_(-1, 1).mul_(bound)
+
+
+def _wrong_shape(argument: str, expected: tuple[int, ...], got: tuple[int, ...]) -> str:
     advice = "Rows are outputs."
     if got == expected[::-1]:
-        advice = "Rows are outputs; pass adjacency.T, or use SparseLinear.from_graph."
-    return message("adjacency", f"shape (out_features, in_features) = {expected}", str(got), advice)
+        advice = f"Rows are outputs; pass {argument}.T, or use SparseLinear.from_graph."
+    return message(argument, f"shape (out_features, in_features) = {expected}", str(got), advice)

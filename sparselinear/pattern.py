@@ -26,8 +26,7 @@ _INT32_MAX = torch.iinfo(torch.int32).max
 class SparsityPattern:
     """The connections of a sparse layer: a CSR structure of shape (out_features, in_features).
 
-    Rows are outputs and columns are inputs, as in ``torch.nn.Linear.weight``. The indices are
-    copied, so later changes to the tensors that were passed have no effect. To make a pattern from
+    Rows are outputs and columns are inputs, as in ``torch.nn.Linear.weight``. To make a pattern from
     a scipy matrix or a dense mask use :func:`sparselinear.interop.to_pattern`.
 
     Args:
@@ -37,6 +36,8 @@ class SparsityPattern:
         shape: (out_features, in_features).
         index_dtype: ``torch.int32`` or ``torch.int64``. None takes int32 where both sides of the
             shape and nnz fit in it, which halves the memory of the indices.
+        copy: whether the indices are copied. Without it, indices of the right dtype are taken over,
+            and must not be written to by anyone from then on.
 
     Raises:
         TypeError: an index tensor is no tensor of integers.
@@ -50,13 +51,14 @@ class SparsityPattern:
         shape: tuple[int, int],
         *,
         index_dtype: torch.dtype | None = None,
+        copy: bool = True,
     ) -> None:
         shape = checks.shape("shape", shape)
         crow_indices = checks.index_vector("crow_indices", crow_indices)
         col_indices = checks.index_vector("col_indices", col_indices)
         _check_csr(crow_indices, col_indices, shape)
         dtype = _index_dtype(index_dtype, max(*shape, col_indices.numel()))
-        self._init(crow_indices.to(dtype, copy=True), col_indices.to(dtype, copy=True), shape)
+        self._init(crow_indices.to(dtype, copy=copy), col_indices.to(dtype, copy=copy), shape)
 
     def _init(self, crow_indices: Tensor, col_indices: Tensor, shape: tuple[int, int]) -> None:
         self._crow_indices = crow_indices
