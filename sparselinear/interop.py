@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.io
 import scipy.sparse as sp
 import torch
 from torch import Tensor
@@ -172,6 +171,8 @@ def _read_npz(path: Path) -> Any:
 
 
 def _read_mtx(path: Path) -> Any:
+    import scipy.io  # 20 MB that only this format needs
+
     return scipy.io.mmread(path)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -240,6 +239,8 @@ class SparseLinear(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw new values and biases, uniform in ±1/sqrt(fan-in of their own output)."""
+        if self.values.is_meta:
+            return
         bound = _initial_bound(self.pattern, self.values.dtype)
         with torch.no_grad():
             self.values.uniform_(-1, 1)

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from . import checks
 
-# Bounds what the steps that need int64 scratch hold at once: 2**22 connections are 32 MiB of int64.
-CHUNK = 1 << 22
+# Bounds what the steps that need int64 scratch hold at once: 2**20 connections are 8 MiB of int64.
+CHUNK = 1 << 20
 
 _INT32_MAX = torch.iinfo(torch.int32).max
 
@@ -152,8 +152,13 @@ class SparsityPattern:
 
     def rows(self, start: int, stop: int) -> Tensor:
         """(stop - start,) int64 output of each of the connections start to stop, in CSR order."""
-        first = torch.arange(start, stop, device=self.device, dtype=self.index_dtype)
-        return torch.searchsorted(self._crow_indices, first, right=True).sub_(1)
+        if start >= stop:
+            return torch.empty(0, dtype=torch.int64, device=self.device)
+        ends = torch.tensor([start, stop - 1], dtype=self.index_dtype, device=self.device)
+        first, last = (torch.searchsorted(self._crow_indices, ends, right=True) - 1).tolist()
+        counts = self._crow_indices[first : last + 2].clamp(start, stop).diff()
+        every_row = torch.arange(first, last + 1, device=self.device)
+        return every_row.repeat_interleave(counts, output_size=stop - start)
 
     def csr_tensor(self, values: Tensor) -> Tensor:
         """Sparse CSR tensor over these indices and the storage of ``values`` (nnz,)."""
@@ -288,7 +293,7 @@ def _transpose(pattern: SparsityPattern) -> _Transpose:
 def _column_blocks(ccol_indices: Tensor) -> list[tuple[int, int, int, int]]:
     """Ranges of columns (low, high) with their connections (begin, end) in CSC order, evenly filled."""
     nnz = int(ccol_indices[-1])
-    blocks = max(1, math.ceil(nnz / (4 * CHUNK)))
+    blocks = max(1, math.ceil(nnz / (16 * CHUNK)))
     shares = torch.tensor([nnz * block // blocks for block in range(1, blocks)], device=ccol_indices.device)
     bounds = torch.searchsorted(ccol_indices.long(), shares).tolist()
     columns = [0, *bounds, ccol_indices.numel() - 1]

@@ -9,8 +9,8 @@ from difflib import get_close_matches
 
 import torch
 
-from ..checks import floating_dtype, message
 from ..checks import device as checked_device
+from ..checks import floating_dtype, message
 from ..pattern import SparsityPattern
 from .base import Kernel
 from .embedding_bag import EmbeddingBagKernel

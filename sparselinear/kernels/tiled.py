@@ -47,13 +47,12 @@ class TiledKernel(Kernel):
         """Add grad_tile @ tile.T, sampled at the pattern, to the accumulator."""
 
     def spmm(self, pattern: SparsityPattern, values: Tensor, input: Tensor) -> Tensor:  # noqa: D102
-        output = _new_like(input, pattern.out_features)
-        if pattern.nnz == 0:
-            return output.zero_()
-        operand = self.operand(pattern, values)
-        for start, stop in _tiles(pattern, input):
-            _unpack(self.product(operand, _pack(input, start, stop)), output, start, stop)
-        return output
+        output = _Untiled(input, pattern.out_features)
+        if pattern.nnz:
+            operand = self.operand(pattern, values)
+            for start, stop in _tiles(pattern, input):
+                output.put(self.product(operand, _pack(input, start, stop)), start, stop)
+        return output.get()
 
     def sddmm(self, pattern: SparsityPattern, grad_output: Tensor, input: Tensor) -> Tensor:  # noqa: D102
         accumulator, grad_values = self.accumulator(pattern, input.dtype)
@@ -65,16 +64,47 @@ class TiledKernel(Kernel):
     def backward(  # noqa: D102
         self, pattern: SparsityPattern, values: Tensor, grad_output: Tensor, input: Tensor
     ) -> tuple[Tensor, Tensor]:
-        grad_input = _new_like(grad_output, pattern.in_features)
+        grad_input = _Untiled(grad_output, pattern.in_features)
         accumulator, grad_values = self.accumulator(pattern, input.dtype)
-        if pattern.nnz == 0:
-            return grad_input.zero_(), grad_values.to(input.dtype)
-        operand = self.operand(pattern.transposed, values.index_select(0, pattern.permutation))
-        for start, stop in _tiles(pattern, input):
-            grad_tile = _pack(grad_output, start, stop)
-            _unpack(self.product(operand, grad_tile), grad_input, start, stop)
-            self.sample(accumulator, grad_tile, _pack(input, start, stop))
-        return grad_input, grad_values.to(input.dtype)
+        if pattern.nnz:
+            operand = self.operand(pattern.transposed, values.index_select(0, pattern.permutation))
+            for start, stop in _tiles(pattern, input):
+                grad_tile = _pack(grad_output, start, stop)
+                grad_input.put(self.product(operand, grad_tile), start, stop)
+                self.sample(accumulator, grad_tile, _pack(input, start, stop))
+        return grad_input.get(), grad_values.to(input.dtype)
+
+
+class _Untiled:
+    """Collects (features, width) tiles into one (batch, features), in the memory layout of another.
+
+    A single tile of a feature-major batch is the result itself, without a copy.
+    """
+
+    def __init__(self, like: Tensor, features: int) -> None:
+        self.like, self.features = like, features
+        self.whole: Tensor | None = None
+
+    def put(self, tile: Tensor, start: int, stop: int) -> None:
+        """Write a tile into rows start to stop."""
+        if self.whole is None:
+            whole_batch = stop - start == self.like.shape[0]
+            if whole_batch and _feature_major(self.like) and tile.dtype == self.like.dtype:
+                self.whole = tile.t()
+                return
+            self.whole = self._empty()
+        # Three dimensions, as in _pack.
+        self.whole[start:stop].t()[None].copy_(tile[None])
+
+    def get(self) -> Tensor:
+        """All rows; zeros where there was nothing to multiply."""
+        return self._empty().zero_() if self.whole is None else self.whole
+
+    def _empty(self) -> Tensor:
+        batch = self.like.shape[0]
+        if _feature_major(self.like):
+            return self.like.new_empty(self.features, batch).t()
+        return self.like.new_empty(batch, self.features)
 
 
 def _tiles(pattern: SparsityPattern, input: Tensor) -> Iterator[tuple[int, int]]:
@@ -92,14 +122,6 @@ def _feature_major(activations: Tensor) -> bool:
     return not activations.is_contiguous() and activations.t().is_contiguous()
 
 
-def _new_like(activations: Tensor, features: int) -> Tensor:
-    """Uninitialised (batch, features) in the memory layout of (batch, ...) activations."""
-    batch = activations.shape[0]
-    if _feature_major(activations):
-        return activations.new_empty(features, batch).t()
-    return activations.new_empty(batch, features)
-
-
 def _pack(activations: Tensor, start: int, stop: int) -> Tensor:
     """(features, stop - start) contiguous; no copy where it lies so already.
 
@@ -107,8 +129,3 @@ def _pack(activations: Tensor, start: int, stop: int) -> Tensor:
     all of them (4096 x 64 float32: 0.13 against 0.26 ms on 2 cores).
     """
     return activations[start:stop].t()[None].contiguous()[0]
-
-
-def _unpack(tile: Tensor, activations: Tensor, start: int, stop: int) -> None:
-    """Write a (features, width) tile into rows start to stop of (batch, features)."""
-    activations[start:stop].t()[None].copy_(tile[None])
