@@ -21,7 +21,7 @@ def make(matrix, index_dtype=None):
 
 
 def random(rows, columns, density, seed=0):
-    return sp.random_array((rows, columns), density=density, rng=np.random.default_rng(seed), format="csr")
+    return sp.random(rows, columns, density, format="csr", random_state=seed)
 
 
 def empty_bands():
@@ -51,7 +51,7 @@ CASES = [
     Case("1 x n", random(1, 1009, 0.1), 20, 20),
     Case("n x 1", random(1009, 1, 0.1), 20, 20),
     Case("empty rows and columns", empty_bands(), 13, 11),
-    Case("diagonal", sp.eye_array(257, format="csr"), 64, 64),
+    Case("diagonal", sp.eye(257, format="csr"), 64, 64),
     Case("full", sp.csr_array(np.ones((19, 23))), 5, 7),
     Case("nnz = 0", sp.csr_array((30, 20)), 8, 8),
     Case("no rows", sp.csr_array((0, 5)), 8, 8),
@@ -193,7 +193,7 @@ def test_spy_paints_the_raster(case, plt):
 def test_the_colours_are_logarithmic_only_over_decades(plt):
     from matplotlib.colors import LogNorm
 
-    uneven = sp.csr_array(sp.block_diag([np.ones((50, 50)), sp.eye_array(450)]))
+    uneven = sp.csr_array(sp.block_diag([np.ones((50, 50)), sp.eye(450)]))
     assert isinstance(raster.spy(make(uneven), max_pixels=10).images[0].norm, LogNorm)
     even = raster.spy(make(random(500, 500, 0.5)), max_pixels=10).images[0].norm
     assert not isinstance(even, LogNorm)
