@@ -24,7 +24,8 @@ from .pattern import SparsityPattern
 FORMATS = (".npz", ".mtx", ".smtx")
 
 _ACCEPTED = (
-    "a scipy.sparse matrix or array, a torch tensor (COO, CSR, CSC or dense), a numpy array or a SparsityPattern"
+    "a scipy.sparse matrix or array, a torch tensor (COO, CSR, CSC or dense), a numpy array "
+    "or a SparsityPattern"
 )
 
 
@@ -66,10 +67,11 @@ def to_pattern(
         ValueError: not a valid adjacency.
     """
     if isinstance(adjacency, SparsityPattern):
-        if index_dtype not in (None, adjacency.index_dtype):
-            indices = adjacency.crow_indices, adjacency.col_indices
-            adjacency = SparsityPattern(*indices, adjacency.shape, index_dtype=index_dtype)
-        return adjacency if device is None else adjacency.to(device)
+        pattern: SparsityPattern = adjacency
+        if index_dtype not in (None, pattern.index_dtype):
+            indices = pattern.crow_indices, pattern.col_indices
+            pattern = SparsityPattern(*indices, pattern.shape, index_dtype=index_dtype)
+        return pattern if device is None else pattern.to(device)
     csr, owned = _canonical(adjacency, keep_values=False)
     return _csr_pattern(csr, owned, index_dtype).to(checks.device("device", device))
 
@@ -167,7 +169,8 @@ def _unreadable(path: Path, suffix: str, error: Exception) -> str:
 
 
 def _read_npz(path: Path) -> Any:
-    return sp.load_npz(path)
+    with path.open("rb") as file:  # closed even where numpy finds the file damaged
+        return sp.load_npz(file)
 
 
 def _read_mtx(path: Path) -> Any:
@@ -225,9 +228,16 @@ def _from_torch(tensor: Tensor) -> Any:
     if tensor.is_meta:
         raise ValueError(message("adjacency", "a tensor that holds data", "one on the meta device"))
     tensor = tensor.detach()
-    layout, shape = tensor.layout, tuple(tensor.shape)
-    if layout == torch.strided:
+    if tensor.layout == torch.strided:
         return _numpy(tensor)
+    try:
+        return _sparse_from_torch(tensor)
+    except ValueError as error:  # scipy looks at the offsets at once
+        raise ValueError(_bad_indices(tuple(tensor.shape), error)) from error
+
+
+def _sparse_from_torch(tensor: Tensor) -> Any:
+    layout, shape = tensor.layout, tuple(tensor.shape)
     if layout == torch.sparse_coo:
         rows, columns = _numpy(tensor._indices())
         return sp.coo_array((_numpy(tensor._values()), (rows, columns)), shape=shape)
@@ -251,7 +261,7 @@ def _dense(adjacency: Any) -> np.ndarray[Any, Any]:
     if isinstance(adjacency, (list, tuple)) or not hasattr(adjacency, "__array__"):
         advice = "Pass numpy.asarray(adjacency)." if isinstance(adjacency, (list, tuple)) else ""
         raise TypeError(message("adjacency", _ACCEPTED, checks.type_name(adjacency), advice))
-    array = np.asarray(adjacency)
+    array: np.ndarray[Any, Any] = np.asarray(adjacency)
     if array.ndim != 2:
         raise ValueError(message("adjacency", "2 dimensions (rows, columns)", f"shape {array.shape}"))
     _check_numbers(array.dtype, array)
@@ -279,8 +289,11 @@ def _check_indices(adjacency: Any) -> None:
                 if index.size and not 0 <= index.min() <= index.max() < length:
                     raise ValueError(f"an index outside 0 to {length - 1}")
     except ValueError as error:
-        expected = f"indices within its shape {adjacency.shape}"
-        raise ValueError(message("adjacency", expected, str(error).rstrip("."))) from error
+        raise ValueError(_bad_indices(adjacency.shape, error)) from error
+
+
+def _bad_indices(shape: tuple[int, ...], error: Exception) -> str:
+    return message("adjacency", f"indices within its shape {shape}", str(error).rstrip("."))
 
 
 def _structure(adjacency: Any) -> Any:
@@ -292,10 +305,10 @@ def _structure(adjacency: Any) -> Any:
     return kind((data, adjacency.indices, adjacency.indptr), shape=adjacency.shape)
 
 
-def _selection(argument: str, index: Any, length: int) -> np.ndarray[Any, Any]:
-    if isinstance(index, Tensor):
-        index = index.cpu().numpy()
-    index = np.asarray(index)
+def _selection(argument: str, nodes: Any, length: int) -> np.ndarray[Any, Any]:
+    if isinstance(nodes, Tensor):
+        nodes = nodes.cpu().numpy()
+    index: np.ndarray[Any, Any] = np.asarray(nodes)
     if index.ndim != 1 or (index.size and index.dtype.kind not in "biu"):
         got = f"dtype {index.dtype}, shape {index.shape}"
         raise TypeError(message(argument, "a 1-D list of node indices or a bool mask", got))
@@ -305,7 +318,9 @@ def _selection(argument: str, index: Any, length: int) -> np.ndarray[Any, Any]:
         return np.flatnonzero(index)
     index = index.astype(np.int64)
     if index.size and not 0 <= index.min() <= index.max() < length:
-        raise ValueError(message(argument, f"node indices from 0 to {length - 1}", f"{index.min()} to {index.max()}"))
+        raise ValueError(
+            message(argument, f"node indices from 0 to {length - 1}", f"{index.min()} to {index.max()}")
+        )
     if np.unique(index).size != index.size:
         raise ValueError(message(argument, "each node once", "repeated node indices"))
     return index

@@ -342,17 +342,30 @@ class SparseLinear(nn.Module):
         self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *rest: Any
     ) -> None:
         """Load values and bias; the pattern must be this layer's own, and is never overwritten."""
-        error_msgs: list[str] = rest[-1]
         own = {prefix + name: getattr(self, name) for name in _PATTERN_BUFFERS}
-        if own.keys() <= state_dict.keys():
-            problem = self._other_pattern(*(state_dict[key] for key in own))
-            if problem:
-                advice = "SparseLinear.from_state_dict builds the layer that a state_dict describes."
-                error_msgs.append(message(f"{prefix}pattern", f"that of {self!r}", problem, advice))
-                return
+        problem = self._misfit(state_dict, prefix)
+        if problem:  # nothing is loaded, rather than the part that fits
+            error_msgs: list[str] = rest[-1]
+            error_msgs.append(problem)
+            return
         kept = {key: own.get(key, entry) for key, entry in state_dict.items()}
         super()._load_from_state_dict(kept, prefix, local_metadata, *rest)
         self._hold(self._pattern.to(self.values.device))  # assign=True may have brought other devices
+
+    def _misfit(self, state_dict: Mapping[str, Any], prefix: str) -> str | None:
+        """Why a state_dict cannot be this layer's; None if it can, missing entries apart."""
+        shape, crow_indices, col_indices = (state_dict.get(prefix + name) for name in _PATTERN_BUFFERS)
+        difference = None
+        if shape is not None and crow_indices is not None and col_indices is not None:
+            difference = self._other_pattern(shape, crow_indices, col_indices)
+        if difference:
+            advice = "SparseLinear.from_state_dict builds the layer that a state_dict describes."
+            return message(f"{prefix}pattern", f"that of {self!r}", difference, advice)
+        for name, parameter in self.named_parameters(recurse=False):
+            entry = state_dict.get(prefix + name)
+            if isinstance(entry, Tensor) and entry.shape != parameter.shape:
+                return message(prefix + name, f"shape {tuple(parameter.shape)}", str(tuple(entry.shape)))
+        return None
 
     def _other_pattern(self, shape: Tensor, crow_indices: Tensor, col_indices: Tensor) -> str | None:
         """How the pattern in a state_dict differs from this layer's; None if it does not."""

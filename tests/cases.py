@@ -61,9 +61,13 @@ def _full_row() -> sp.csr_array:
 CASES = [
     Case("random", "nothing special", _random(6, 9, 0.4)),
     Case("prime sizes", "no size is a multiple of a vector, a tile or a cache line", _random(37, 53, 0.1)),
-    Case("empty row", "an output without connections gets the bias alone", _without(_random(6, 9, 0.6), row=2)),
+    Case(
+        "empty row", "an output without connections gets the bias alone", _without(_random(6, 9, 0.6), row=2)
+    ),
     Case("empty last row", "no index follows the last offset", _without(_random(6, 9, 0.6), row=5)),
-    Case("empty column", "an input without connections has gradient 0", _without(_random(6, 9, 0.6), column=3)),
+    Case(
+        "empty column", "an input without connections has gradient 0", _without(_random(6, 9, 0.6), column=3)
+    ),
     Case("no connections", "nnz = 0: products over nothing", sp.csr_array((4, 3))),
     Case("1 x n", "one output", _random(1, 13, 0.5)),
     Case("n x 1", "one input", _random(13, 1, 0.5)),

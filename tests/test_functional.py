@@ -142,7 +142,9 @@ def test_backward_computes_only_what_is_asked(monkeypatch: pytest.MonkeyPatch) -
     for name in ("spmm_transposed", "sddmm", "backward"):
         original = getattr(kernel, name)
         monkeypatch.setattr(
-            kernel, name, lambda *args, name=name, original=original: (called.append(name), original(*args))[1]
+            kernel,
+            name,
+            lambda *args, name=name, original=original: (called.append(name), original(*args))[1],
         )
 
     def run(needs_input: bool, needs_values: bool) -> list[str]:

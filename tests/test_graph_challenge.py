@@ -57,8 +57,8 @@ def test_orientation_matters(layers: list[SparseLinear]) -> None:
     y = torch.from_numpy(images.toarray()).double()
     with torch.no_grad():
         for layer in layers:
-            z = SparseLinear.from_scipy(layer.to_scipy().T, keep_values=True, bias=False, dtype=torch.float64)(y)
+            z = SparseLinear.from_scipy(
+                layer.to_scipy().T, keep_values=True, bias=False, dtype=torch.float64
+            )(y)
             y = torch.where(z != 0, z + BIAS, z).clamp(0, CEILING)
-    assert not np.array_equal(
-        np.flatnonzero(y.sum(1).numpy()), np.load(DATA / "expected.npz")["active_rows"]
-    )
+    assert not np.array_equal(np.flatnonzero(y.sum(1).numpy()), np.load(DATA / "expected.npz")["active_rows"])

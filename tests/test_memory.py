@@ -24,7 +24,7 @@ SIZE, PER_ROW, BATCH = 3000, 20, 301
 NNZ = SIZE * PER_ROW
 # Activations are SIZE * BATCH; the products that must not exist are ten times as large, or more.
 LIMIT = 2 * SIZE * BATCH
-assert LIMIT * 4 <= min(SIZE * SIZE, NNZ * BATCH)
+assert min(SIZE * SIZE, NNZ * BATCH) >= LIMIT * 4
 
 
 class _Largest(TorchDispatchMode):
@@ -35,7 +35,11 @@ class _Largest(TorchDispatchMode):
         self.elements, self.operator = 0, ""
 
     def __torch_dispatch__(
-        self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self,
+        func: Any,
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
@@ -53,7 +57,7 @@ def _largest_allocation(work: Callable[[], object]) -> tuple[int, str]:
         activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
     ) as profile:
         work()
-    sizes = [(event.self_cpu_memory_usage, event.name) for event in profile.events()]  # type: ignore[no-untyped-call]
+    sizes = [(event.self_cpu_memory_usage, event.name) for event in profile.events()]
     return max(sizes)
 
 
@@ -61,7 +65,9 @@ def _adjacency() -> sp.csr_array:
     rng = np.random.default_rng(0)
     columns = np.sort(np.argsort(rng.random((SIZE, SIZE), dtype=np.float32), axis=1)[:, :PER_ROW], axis=1)
     data = rng.standard_normal(NNZ).astype(np.float32)
-    return sp.csr_array((data, columns.ravel().astype(np.int32), np.arange(0, NNZ + 1, PER_ROW)), shape=(SIZE, SIZE))
+    return sp.csr_array(
+        (data, columns.ravel().astype(np.int32), np.arange(0, NNZ + 1, PER_ROW)), shape=(SIZE, SIZE)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +150,9 @@ def test_the_watch_sees_dense_intermediates(adjacency: sp.csr_array) -> None:
 
 def _in_own_process(program: str) -> dict[str, float]:
     """Run a program that prints 'name number' lines; a process of its own, so that its peak is its own."""
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     return {name: float(number) for name, number in (line.split() for line in done.stdout.splitlines())}
 

@@ -44,7 +44,9 @@ FULL_BATCH = {"LBFGS"}
 def _optimizers() -> list[str]:
     found = inspect.getmembers(torch.optim, inspect.isclass)
     return [
-        name for name, kind in found if issubclass(kind, torch.optim.Optimizer) and kind is not torch.optim.Optimizer
+        name
+        for name, kind in found
+        if issubclass(kind, torch.optim.Optimizer) and kind is not torch.optim.Optimizer
     ]
 
 
@@ -76,7 +78,7 @@ def _train(model: nn.Module, name: str, x: Tensor, y: Tensor, record: Callable[[
         def closure(x_batch: Tensor = x_batch, y_batch: Tensor = y_batch) -> Tensor:
             optimizer.zero_grad()
             loss: Tensor = nn.functional.mse_loss(torch.tanh(model(x_batch)), y_batch)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             return loss
 
         loss = optimizer.step(closure)
@@ -88,7 +90,7 @@ def test_every_optimizer_is_accounted_for() -> None:
     assert set(_optimizers()) == SETTINGS.keys() | REFUSING
 
 
-@pytest.mark.parametrize("name", [name for name in SETTINGS])
+@pytest.mark.parametrize("name", list(SETTINGS))
 def test_training_is_that_of_masked_dense(name: str) -> None:
     adjacency = CASES[1].adjacency  # 37 x 53
     layer = SparseLinear.from_scipy(adjacency, dtype=torch.float64)
@@ -104,7 +106,9 @@ def test_training_is_that_of_masked_dense(name: str) -> None:
     assert layer.bias is not None
     bias = layer.bias
 
-    sparse = _train(layer, name, x, y, lambda: torch.cat([layer.values.detach().clone(), bias.detach().clone()]))
+    sparse = _train(
+        layer, name, x, y, lambda: torch.cat([layer.values.detach().clone(), bias.detach().clone()])
+    )
     dense = _train(
         twin, name, x, y, lambda: torch.cat([twin.dense().detach()[here], twin.bias.detach().clone()])
     )

@@ -37,7 +37,8 @@ class TorchKernel(TiledKernel):
         return pattern.csr_tensor(values)
 
     def product(self, operand: Any, tile: Tensor) -> Tensor:  # noqa: D102
-        return torch.sparse.mm(operand, tile.to(operand.dtype))
+        output: Tensor = torch.sparse.mm(operand, tile.to(operand.dtype))
+        return output
 
     def accumulator(self, pattern: SparsityPattern, dtype: torch.dtype) -> tuple[Any, Tensor]:  # noqa: D102
         # The result of sampled_addmm may be its own first argument: then it copies no indices.
