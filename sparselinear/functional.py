@@ -54,10 +54,7 @@ class _SparseLinear(torch.autograd.Function):
     def forward(
         input: Tensor, values: Tensor, bias: Tensor | None, pattern: SparsityPattern, kernel: Kernel
     ) -> Tensor:
-        output = kernel.spmm(pattern, values, input)  # (batch, out_features)
-        if bias is not None:
-            output += bias
-        return output
+        return kernel.spmm(pattern, values, input, bias)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

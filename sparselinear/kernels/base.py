@@ -28,8 +28,10 @@ class Kernel(ABC):
         """Why this kernel cannot run with values of this dtype on this device; None if it can."""
 
     @abstractmethod
-    def spmm(self, pattern: SparsityPattern, values: Tensor, input: Tensor) -> Tensor:
-        """Forward, input @ W.T: (batch, in_features) -> (batch, out_features)."""
+    def spmm(
+        self, pattern: SparsityPattern, values: Tensor, input: Tensor, bias: Tensor | None = None
+    ) -> Tensor:
+        """Forward, input @ W.T + bias: (batch, in_features) -> (batch, out_features)."""
 
     def spmm_transposed(self, pattern: SparsityPattern, values: Tensor, grad_output: Tensor) -> Tensor:
         """grad_input, grad_output @ W: (batch, out_features) -> (batch, in_features)."""

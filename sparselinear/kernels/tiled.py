@@ -46,8 +46,10 @@ class TiledKernel(Kernel):
     def sample(self, accumulator: Any, grad_tile: Tensor, tile: Tensor) -> None:
         """Add grad_tile @ tile.T, sampled at the pattern, to the accumulator."""
 
-    def spmm(self, pattern: SparsityPattern, values: Tensor, input: Tensor) -> Tensor:  # noqa: D102
-        output = _Untiled(input, pattern.out_features)
+    def spmm(  # noqa: D102
+        self, pattern: SparsityPattern, values: Tensor, input: Tensor, bias: Tensor | None = None
+    ) -> Tensor:
+        output = _Untiled(input, pattern.out_features, bias)
         if pattern.nnz:
             operand = self.operand(pattern, values)
             for start, stop in _tiles(pattern, input):
@@ -78,11 +80,12 @@ class TiledKernel(Kernel):
 class _Untiled:
     """Collects (features, width) tiles into one (batch, features), in the memory layout of another.
 
-    A single tile of a feature-major batch is the result itself, without a copy.
+    A bias (features,) is added on the way, before a half type rounds. A single tile of a feature-major
+    batch is the result itself, without a copy.
     """
 
-    def __init__(self, like: Tensor, features: int) -> None:
-        self.like, self.features = like, features
+    def __init__(self, like: Tensor, features: int, bias: Tensor | None = None) -> None:
+        self.like, self.features, self.bias = like, features, bias
         self.whole: Tensor | None = None
 
     def put(self, tile: Tensor, start: int, stop: int) -> None:
@@ -90,15 +93,22 @@ class _Untiled:
         if self.whole is None:
             whole_batch = stop - start == self.like.shape[0]
             if whole_batch and _feature_major(self.like) and tile.dtype == self.like.dtype:
-                self.whole = tile.t()
+                self.whole = (tile if self.bias is None else tile.add_(self.bias[:, None])).t()
                 return
             self.whole = self._empty()
-        # Three dimensions, as in _pack.
-        self.whole[start:stop].t()[None].copy_(tile[None])
+        place = self.whole[start:stop].t()[None]  # three dimensions, as in _pack
+        if self.bias is None:
+            place.copy_(tile[None])
+        else:
+            torch.add(tile[None], self.bias[:, None], out=place)
 
     def get(self) -> Tensor:
-        """All rows; zeros where there was nothing to multiply."""
-        return self._empty().zero_() if self.whole is None else self.whole
+        """All rows; the bias alone where there was nothing to multiply."""
+        if self.whole is None:
+            self.whole = self._empty().zero_()
+            if self.bias is not None:
+                self.whole += self.bias
+        return self.whole
 
     def _empty(self) -> Tensor:
         batch = self.like.shape[0]
