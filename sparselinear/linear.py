@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from . import checks, functional, interop, raster
 from .checks import message
-from .pattern import CHUNK, SparsityPattern
+from .pattern import SparsityPattern
 
 if TYPE_CHECKING:
     import scipy.sparse
@@ -187,12 +187,8 @@ class SparseLinear(nn.Module):
         if given is not None and tuple(given) != tuple(weight.shape):
             raise ValueError(_wrong_shape("mask", tuple(weight.shape), tuple(given)))
         pattern = interop.to_pattern(mask, device=weight.device)
-        values = weight.new_empty(pattern.nnz)
-        for start in range(0, pattern.nnz, CHUNK):
-            stop = min(start + CHUNK, pattern.nnz)
-            values[start:stop] = weight[pattern.rows(start, stop), pattern.col_indices[start:stop]]
         bias = None if linear.bias is None else linear.bias.detach().clone()
-        return cls._assemble(pattern, values, bias).train(linear.training)
+        return cls._assemble(pattern, pattern.values_at(weight), bias).train(linear.training)
 
     @classmethod
     def from_state_dict(cls, state_dict: Mapping[str, Any], prefix: str = "") -> Self:
@@ -243,10 +239,7 @@ class SparseLinear(nn.Module):
             return
         bound = _initial_bound(self.pattern, self.values.dtype)
         with torch.no_grad():
-            self.values.uniform_(-1, 1)
-            for start in range(0, self.nnz, CHUNK):
-                stop = min(start + CHUNK, self.nnz)
-                self.values[start:stop] *= bound[self.pattern.rows(start, stop)]
+            self.pattern.scale_rows(self.values.uniform_(-1, 1), bound)
             if self.bias is not None:
                 self.bias.uniform_(-1, 1).mul_(bound)
 
@@ -288,7 +281,7 @@ class SparseLinear(nn.Module):
 
     def to_dense(self) -> Tensor:
         """New dense tensor (out_features, in_features), without gradient; allocates all of it."""
-        return self.weight.to_dense()
+        return self.pattern.dense_tensor(self.values.detach())
 
     def to_linear(self) -> nn.Linear:
         """``nn.Linear`` with the same outputs; its weight is dense, zero where no connection is."""

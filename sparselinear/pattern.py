@@ -174,6 +174,29 @@ class SparsityPattern:
             indices, values, self._shape, check_invariants=False, is_coalesced=True
         )
 
+    def dense_tensor(self, values: Tensor) -> Tensor:
+        """New dense tensor of the dtype of ``values`` (nnz,): zero where there is no connection."""
+        dense = values.new_zeros(self._shape)
+        for start, stop in self._chunks():
+            dense[self.rows(start, stop), self._col_indices[start:stop]] = values[start:stop]
+        return dense
+
+    def values_at(self, dense: Tensor) -> Tensor:
+        """New (nnz,) tensor of the entries of a dense (out_features, in_features) at the connections."""
+        values = dense.new_empty(self.nnz)
+        for start, stop in self._chunks():
+            values[start:stop] = dense[self.rows(start, stop), self._col_indices[start:stop]]
+        return values
+
+    def scale_rows(self, values: Tensor, scale: Tensor) -> None:
+        """Multiply the values (nnz,) of each row by its entry of ``scale`` (out_features,), in place."""
+        for start, stop in self._chunks():
+            values[start:stop] *= scale[self.rows(start, stop)]
+
+    def _chunks(self) -> list[tuple[int, int]]:
+        """Ranges of connections whose scratch is bounded by CHUNK."""
+        return [(start, min(start + CHUNK, self.nnz)) for start in range(0, self.nnz, CHUNK)]
+
     def to(self, device: torch.device | str) -> SparsityPattern:
         """This pattern on a device; layers that share a pattern share the moved one too."""
         target = checks.device("device", device)
