@@ -1,0 +1,9 @@
+"""Dense against sparse: what a layer costs in time and memory, beside the systems people use today."""
+
+from .baselines import BASELINES, build
+from .compare import profile
+from .ledger import Ledger, Sizes
+from .result import Profile, Row
+from .table import render
+
+__all__ = ["BASELINES", "Ledger", "Profile", "Row", "Sizes", "build", "profile", "render"]

@@ -1,0 +1,245 @@
+"""Profile one layer: every system that fits, its time, its bytes, its peak, and how it compares."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from .. import checks, interop, kernels
+from ..checks import message
+from ..linear import SparseLinear
+from . import machine
+from .baselines import BASELINES, OURS, System, find
+from .ledger import Sizes, needed_bytes
+from .machine import Machine
+from .memory import measure_peak, saved
+from .result import MEASURED, REFUSED, TOO_LARGE, Profile, Row
+from .timing import Subject
+
+# Called with the steps done, the steps in all, the stage, and a detail of it.
+Progress = Callable[[int, int, str, str], None]
+
+# What may be taken of the memory that is free: the prediction leaves out what is small.
+_USABLE = 0.9
+# Assumed where the system does not tell.
+_UNKNOWN_BYTES = 4 << 30
+
+
+def profile(
+    layer: Any,
+    *,
+    batch: int = 256,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    threads: int | None = None,
+    baselines: str | Iterable[str] = "all",
+    rounds: int = 7,
+    peak: bool = True,
+    memory_bytes: int | None = None,
+    name: str = "",
+    progress: Progress | None = None,
+) -> Profile:
+    """Measure a sparse layer and the baselines on the same pattern and values.
+
+    Args:
+        layer: a :class:`~sparselinear.SparseLinear`, which is copied and left as it was, or an
+            adjacency (out_features, in_features) in any form that SparseLinear takes.
+        batch: rows of the input.
+        dtype: dtype of values and input; None is the layer's, or torch's default.
+        device: ``"cpu"`` or a CUDA device; None is the layer's, or torch's default.
+        threads: threads torch may use meanwhile; None leaves the number as it is.
+        baselines: names out of ``BASELINES``, or ``"all"`` or ``"none"``.
+        rounds: samples of each time.
+        peak: whether to measure the peak memory, in a process for each system.
+        memory_bytes: what a system may need before it counts as too large; None is nine tenths of
+            what is free.
+        name: what is profiled, for a title.
+        progress: called as ``progress(done, total, stage, detail)``.
+
+    Raises:
+        TypeError, ValueError: an argument is wrong; nothing has been measured yet.
+        RuntimeError: there is no such device, or the sparse layer itself does not run.
+        MemoryError: the sparse layer itself does not fit.
+    """
+    batch, rounds = _positive("batch", batch), _positive("rounds", rounds)
+    threads = None if threads is None else _positive("threads", threads)
+    systems = [OURS, *select(baselines)]
+    layer = _own_copy(layer, dtype, device)
+    if 0 in layer.pattern.shape:
+        got = f"{layer.out_features} outputs and {layer.in_features} inputs"
+        raise ValueError(message("layer", "at least one output and one input", got))
+    sizes = Sizes.of(layer, batch)
+    with _threads(threads):
+        found = machine.describe(layer.values.device)
+        limit = _limit(memory_bytes, found)
+        rows = [_row(system, sizes, limit) for system in systems]
+        if rows[0].status == TOO_LARGE:
+            needed = f"{rows[0].needed_bytes:,} bytes for a training step"
+            raise MemoryError(f"the sparse layer itself needs {needed}, {limit:,} bytes can be used")
+        fitting = [system for system, row in zip(systems, rows, strict=True) if row.status == MEASURED]
+        ticks = _Ticks(progress, len(fitting) * (1 + rounds + peak))
+        others = machine.OtherWork()
+        subjects = _time(fitting, layer, sizes, rounds, limit, ticks)
+        busy = others.cores()
+        timed = {subject.system.name: subject for subject in subjects}
+        rows = [_with_times(row, timed.get(row.name)) for row in rows]
+        timed.clear()
+        subjects.clear()  # gives the modules' memory back before it is asked of another process
+        if peak:
+            rows = _with_peaks(rows, layer, batch, ticks)
+    return Profile(
+        name=name or f"{sizes.out_features} x {sizes.in_features}",
+        sizes=sizes,
+        density=layer.density,
+        dtype=str(layer.values.dtype).removeprefix("torch."),
+        device=str(layer.values.device),
+        rounds=rounds,
+        kernel=kernels.explain(layer, batch),
+        machine=found,
+        other_cores=busy,
+        limit_bytes=limit,
+        rows=tuple(rows),
+    )
+
+
+def select(baselines: str | Iterable[str]) -> list[System]:
+    """The baselines that were asked for, each once, in the order of ``BASELINES``.
+
+    Raises:
+        ValueError: a name is none of theirs.
+    """
+    if isinstance(baselines, str):
+        if baselines in ("all", "none"):
+            return list(BASELINES.values()) if baselines == "all" else []
+        baselines = baselines.split(",")
+    asked = {find(str(name)).name for name in baselines}
+    return [system for system in BASELINES.values() if system.name in asked]
+
+
+class _Ticks:
+    """Counts the steps of a profile and tells them."""
+
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self._progress, self._total, self._done = progress, total, 0
+
+    def next(self, stage: str, detail: str) -> None:
+        """Tell what begins now."""
+        if self._progress:
+            self._progress(self._done, self._total, stage, detail)
+        self._done += 1
+
+
+def _time(
+    systems: Sequence[System], layer: SparseLinear, sizes: Sizes, rounds: int, limit: int, ticks: _Ticks
+) -> list[Subject]:
+    """Interleaved rounds over all systems; a system that torch refuses takes part as far as it runs."""
+    options: dict[str, Any] = {"device": layer.values.device, "dtype": layer.values.dtype}
+    x = torch.randn(sizes.batch, sizes.in_features, requires_grad=True, **options)
+    grad_output = torch.randn(sizes.batch, sizes.out_features, **options)
+    keep = _fit_together(systems, sizes, limit)
+    subjects = [Subject(system, layer, x, grad_output, keep) for system in systems]
+    for subject in subjects:
+        ticks.next("building and warming up", subject.system.name)
+        subject.warm_up()
+    for number in range(1, rounds + 1):
+        for subject in subjects:
+            ticks.next("timing", f"round {number} of {rounds}, {subject.system.name}")
+            subject.turn()
+    return subjects
+
+
+def _fit_together(systems: Sequence[System], sizes: Sizes, limit: int) -> bool:
+    """Whether the modules of all systems can live at once, beside the step of any one of them."""
+    ledgers = [system.bytes(sizes) for system in systems]
+    resident = sum(ledger.resident_bytes for ledger in ledgers)
+    return resident + max(needed_bytes(ledger, sizes) - ledger.resident_bytes for ledger in ledgers) <= limit
+
+
+def _row(system: System, sizes: Sizes, limit: int) -> Row:
+    ledger = system.bytes(sizes)
+    needed = needed_bytes(ledger, sizes)
+    status = MEASURED if needed <= limit else TOO_LARGE
+    return Row(system.name, system.letter, system.text, status, ledger, needed)
+
+
+def _with_times(row: Row, subject: Subject | None) -> Row:
+    if subject is None:
+        return row
+    return replace(
+        row,
+        status=REFUSED if "forward" in subject.refusals else MEASURED,
+        forward=subject.timing("forward"),
+        step=subject.timing("step"),
+        adam=subject.timing("adam"),
+        refusals=tuple(subject.refusals.items()),
+    )
+
+
+def _with_peaks(rows: Sequence[Row], layer: SparseLinear, batch: int, ticks: _Ticks) -> list[Row]:
+    results = []
+    with saved(layer) as path:
+        for row in rows:
+            if row.status != TOO_LARGE:
+                ticks.next("peak memory, a process each", row.name)
+            runs = row.status == MEASURED and "step" not in dict(row.refusals)
+            system = BASELINES.get(row.name, OURS)
+            results.append(replace(row, peak=measure_peak(system, layer, path, batch)) if runs else row)
+    return results
+
+
+def _own_copy(layer: Any, dtype: torch.dtype | None, device: torch.device | str | None) -> SparseLinear:
+    """A layer of our own, so that the user's keeps its gradients, hooks and mode."""
+    if dtype is not None:
+        dtype = checks.floating_dtype("dtype", dtype)
+    if not isinstance(layer, SparseLinear):
+        pattern = interop.to_pattern(layer, device=device)
+        out_features, in_features = pattern.shape
+        return SparseLinear(in_features, out_features, pattern, device=device, dtype=dtype)
+    where = layer.values.device if device is None else checks.device("device", device)
+    copied = SparseLinear(
+        layer.in_features,
+        layer.out_features,
+        layer.pattern,
+        bias=layer.bias is not None,
+        device=where,
+        dtype=dtype or layer.values.dtype,
+    )
+    with torch.no_grad():
+        copied.values.copy_(layer.values)
+        if copied.bias is not None and layer.bias is not None:
+            copied.bias.copy_(layer.bias)
+    return copied
+
+
+def _positive(argument: str, value: Any) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(message(argument, "a positive int", repr(value))) from None
+    if isinstance(value, bool) or number < 1:
+        raise ValueError(message(argument, "a positive int", repr(value)))
+    return number
+
+
+def _limit(memory_bytes: int | None, found: Machine) -> int:
+    if memory_bytes is not None:
+        return _positive("memory_bytes", memory_bytes)
+    free = found.memory_available_bytes
+    return int(_USABLE * (_UNKNOWN_BYTES if free is None else free))
+
+
+@contextmanager
+def _threads(number: int | None) -> Iterator[None]:
+    """Within the block torch uses this many threads."""
+    before = torch.get_num_threads()
+    if number is not None:
+        torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,221 @@
+"""The byte ledger: what a system keeps in memory, and needs for a training step, by term.
+
+Everything here is arithmetic on the sizes of the layer, so that it can be asked before anything is
+built. The terms that are kept are exact, and tests hold them against the tensors themselves. The two
+transients are what a step holds for a moment beyond them: an estimate, good to a tenth of the peak,
+read off the resident memory of processes like those of :mod:`sparselinear.profiling.peak` on a CPU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..linear import SparseLinear
+
+INT64 = 8  # bytes of an index of torch.sparse as it is built from Python
+ADAM_STEP = 4  # bytes of the step count that torch.optim.Adam keeps for each Parameter: a float32
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The numbers that every byte count depends on.
+
+    Attributes:
+        out_features: rows of the weight.
+        in_features: columns of the weight.
+        nnz: connections.
+        bias: whether there is a bias of out_features entries.
+        itemsize: bytes of a value.
+        index_itemsize: bytes of an index of our pattern.
+        batch: rows of the input.
+    """
+
+    out_features: int
+    in_features: int
+    nnz: int
+    bias: bool
+    itemsize: int
+    index_itemsize: int
+    batch: int
+
+    @classmethod
+    def of(cls, layer: SparseLinear, batch: int, dtype: torch.dtype | None = None) -> Sizes:
+        """Sizes of a layer at a batch, in the dtype of its values or in another one."""
+        pattern = layer.pattern
+        return cls(
+            out_features=pattern.out_features,
+            in_features=pattern.in_features,
+            nnz=pattern.nnz,
+            bias=layer.bias is not None,
+            itemsize=(dtype or layer.values.dtype).itemsize,
+            index_itemsize=pattern.index_dtype.itemsize,
+            batch=batch,
+        )
+
+    @property
+    def dense_bytes(self) -> int:
+        """Bytes of one dense (out_features, in_features) array."""
+        return self.out_features * self.in_features * self.itemsize
+
+    @property
+    def values_bytes(self) -> int:
+        """Bytes of one value for each connection."""
+        return self.nnz * self.itemsize
+
+    @property
+    def bias_bytes(self) -> int:
+        """Bytes of the bias; 0 without one."""
+        return self.out_features * self.itemsize if self.bias else 0
+
+    @property
+    def activations_bytes(self) -> int:
+        """Bytes of the output and of the gradient of the input, which every system has."""
+        return self.batch * (self.out_features + self.in_features) * self.itemsize
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Bytes of one system, by term.
+
+    Attributes:
+        parameters_bytes: weight or values, and the bias.
+        mask_bytes: a mask of zeros and ones, and the masked weight where a system keeps it.
+        indices_bytes: where the connections are.
+        transpose_bytes: the same for the transpose, and the permutation between the two, if kept.
+        gradients_bytes: of the parameters; the gradient of a sparse tensor has indices of its own.
+        adam_bytes: state of torch.optim.Adam; None where Adam does not take the parameters.
+        step_transient_bytes: what forward and backward hold for a moment beyond the rest.
+        adam_transient_bytes: what an update by Adam holds for a moment beyond the rest.
+        building_bytes: all that is held at once while the system is built, where that is more than the
+            resident bytes; otherwise 0.
+    """
+
+    parameters_bytes: int
+    mask_bytes: int = 0
+    indices_bytes: int = 0
+    transpose_bytes: int = 0
+    gradients_bytes: int = 0
+    adam_bytes: int | None = None
+    step_transient_bytes: int = 0
+    adam_transient_bytes: int = 0
+    building_bytes: int = 0
+
+    @property
+    def resident_bytes(self) -> int:
+        """What the system holds as long as it lives: parameters, masks, indices."""
+        return self.parameters_bytes + self.mask_bytes + self.indices_bytes + self.transpose_bytes
+
+    @property
+    def total_bytes(self) -> int:
+        """What the system holds once it trains: the resident bytes, gradients and Adam's state."""
+        return self.resident_bytes + self.gradients_bytes + (self.adam_bytes or 0)
+
+    @property
+    def transient_bytes(self) -> int:
+        """The larger of the two transients: they never stand in memory together."""
+        return max(self.step_transient_bytes, self.adam_transient_bytes)
+
+    def to_dict(self) -> dict[str, int | None]:
+        """The terms and their sums, ready for JSON."""
+        sums = {"resident_bytes": self.resident_bytes, "total_bytes": self.total_bytes}
+        return {**asdict(self), **sums}
+
+
+def needed_bytes(ledger: Ledger, sizes: Sizes) -> int:
+    """Bytes that have to be free: for the building, or for a training step and its activations."""
+    step = ledger.total_bytes + ledger.transient_bytes + sizes.activations_bytes
+    return max(step, ledger.building_bytes)
+
+
+def adam_state(parameter_bytes: int, tensors: int) -> int:
+    """Bytes of Adam's state for dense parameters: two moments of their size, and a step count each."""
+    return 2 * parameter_bytes + ADAM_STEP * tensors
+
+
+def sparse(sizes: Sizes) -> Ledger:
+    """Ledger of :class:`sparselinear.SparseLinear`."""
+    index = sizes.index_itemsize
+    parameters = sizes.values_bytes + sizes.bias_bytes
+    return Ledger(
+        parameters_bytes=parameters,
+        indices_bytes=(sizes.out_features + 1 + sizes.nnz) * index,  # crow_indices, col_indices
+        transpose_bytes=(sizes.in_features + 1 + 2 * sizes.nnz) * index,  # ccol, row, permutation
+        gradients_bytes=parameters,
+        adam_bytes=adam_state(parameters, 1 + sizes.bias),
+        step_transient_bytes=_reordered_values(sizes) + min(sizes.activations_bytes, _tiles(sizes)),
+        adam_transient_bytes=2 * sizes.values_bytes,
+    )
+
+
+def _reordered_values(sizes: Sizes) -> int:
+    """Values in CSC order; those of a half type are widened to float32, and so is their gradient."""
+    return sizes.values_bytes + (2 * 4 * sizes.nnz if sizes.itemsize < 4 else 0)
+
+
+def _tiles(sizes: Sizes) -> int:
+    """Packed tiles of the activations, 16 wide: the least width the kernels of a CPU take."""
+    return 16 * (sizes.out_features + sizes.in_features) * sizes.itemsize
+
+
+def dense(sizes: Sizes, *, masks: int = 0, transient: int = 0) -> Ledger:
+    """Ledger of a system that holds the weight as a dense array.
+
+    Args:
+        sizes: of the layer.
+        masks: dense arrays beside the weight that live as long as it does.
+        transient: dense arrays that a step holds for a moment beyond weight, masks and gradient.
+    """
+    parameters = sizes.dense_bytes + sizes.bias_bytes
+    return Ledger(
+        parameters_bytes=parameters,
+        mask_bytes=masks * sizes.dense_bytes,
+        gradients_bytes=parameters,
+        adam_bytes=adam_state(parameters, 1 + sizes.bias),
+        step_transient_bytes=transient * sizes.dense_bytes,
+        adam_transient_bytes=2 * sizes.dense_bytes,  # the square root of the second moment, and its quotient
+    )
+
+
+def pruned(sizes: Sizes) -> Ledger:
+    """Ledger of torch.nn.utils.prune: the mask is kept by module and hook, and the masked weight too."""
+    return dense(sizes, masks=3, transient=1)
+
+
+def pruned_removed(sizes: Sizes) -> Ledger:
+    """Ledger of a pruned layer after prune.remove; it is not trained.
+
+    In prune.remove there are five dense arrays: two weights, the mask twice, and the product.
+    """
+    return Ledger(
+        parameters_bytes=sizes.dense_bytes + sizes.bias_bytes,
+        building_bytes=5 * sizes.dense_bytes + sizes.bias_bytes,
+    )
+
+
+def coo(sizes: Sizes) -> Ledger:
+    """Ledger of a torch.sparse COO Parameter: backward makes a dense (out_features, in_features) array."""
+    indices = 2 * sizes.nnz * INT64
+    return Ledger(
+        parameters_bytes=sizes.values_bytes + sizes.bias_bytes,
+        indices_bytes=indices,
+        gradients_bytes=sizes.values_bytes + indices + sizes.bias_bytes,
+        step_transient_bytes=sizes.dense_bytes + 2 * sizes.activations_bytes,
+    )
+
+
+def csr(sizes: Sizes) -> Ledger:
+    """Ledger of a torch.sparse CSR Parameter: backward sorts a transpose anew each time.
+
+    That and the copies of the indices took 56 to 65 bytes a connection, of float32 and of float64.
+    """
+    indices = (sizes.out_features + 1 + sizes.nnz) * INT64
+    return Ledger(
+        parameters_bytes=sizes.values_bytes + sizes.bias_bytes,
+        indices_bytes=indices,
+        gradients_bytes=sizes.values_bytes + indices + sizes.bias_bytes,
+        step_transient_bytes=60 * sizes.nnz + sizes.activations_bytes,
+    )

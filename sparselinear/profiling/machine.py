@@ -1,0 +1,164 @@
+"""The machine that was measured on: its processor, its torch, and how much memory is free.
+
+Read from what the system itself offers, without a package for it. What cannot be read is None.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a measurement depends on beside the layer.
+
+    Attributes:
+        processor: model of the CPU, or of the GPU the layer is on.
+        cores: logical cores of the machine.
+        capability: the vector instructions that torch uses, for example ``"AVX512"``.
+        threads: threads that torch was allowed.
+        memory_available_bytes: free memory of the device when the profile began.
+        torch: version of torch.
+        python: version of Python.
+        system: operating system and architecture.
+    """
+
+    processor: str
+    cores: int | None
+    capability: str
+    threads: int
+    memory_available_bytes: int | None
+    torch: str
+    python: str
+    system: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same, ready for JSON."""
+        return asdict(self)
+
+
+def describe(device: torch.device) -> Machine:
+    """The machine as it is now, with the threads torch is set to."""
+    cuda = device.type == "cuda"
+    return Machine(
+        processor=torch.cuda.get_device_name(device) if cuda else _cpu_model(),
+        cores=os.cpu_count(),
+        capability=torch.backends.cpu.get_cpu_capability(),
+        threads=torch.get_num_threads(),
+        memory_available_bytes=available_bytes(device),
+        torch=str(torch.__version__),
+        python=platform.python_version(),
+        system=f"{platform.system()} {platform.machine()}",
+    )
+
+
+class OtherWork:
+    """How many cores other programs kept busy since this was made, or a virtual machine withheld."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter(), time.process_time(), _busy_seconds()
+
+    def cores(self) -> float | None:
+        """Cores, on average; None where the system does not tell."""
+        wall, own, busy = self._start
+        now = _busy_seconds()
+        if busy is None or now is None:
+            return None
+        return max(0.0, (now - busy - (time.process_time() - own)) / (time.perf_counter() - wall))
+
+
+def _busy_seconds(stat: Path = Path("/proc/stat")) -> float | None:
+    """Seconds of work of all cores since the system began; Linux alone."""
+    for line in _lines(stat):
+        if line.startswith("cpu "):
+            user, nice, system, _idle, _iowait, irq, softirq, steal = (int(n) for n in line.split()[1:9])
+            return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+    return None
+
+
+def available_bytes(device: torch.device) -> int | None:
+    """Bytes that can still be taken on a device; None where that cannot be read.
+
+    On CUDA this is what the driver calls free. Otherwise it is the smallest of what Linux calls
+    available and what the control groups of the process leave; on other systems with ``sysconf``, half
+    of the memory of the machine.
+    """
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    known = [found for found in (_linux_available(), _cgroup_left()) if found is not None]
+    return min(known) if known else _half_of_all()
+
+
+def _linux_available(meminfo: Path = Path("/proc/meminfo")) -> int | None:
+    for line in _lines(meminfo):
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+def _cgroup_left(root: Path = Path("/")) -> int | None:
+    """The least that a control group (version 2 or 1) of this process, or one above it, leaves it."""
+    left: list[int] = []
+    for line in _lines(root / "proc/self/cgroup"):
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            mount, names = root / "sys/fs/cgroup", ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            mount = root / "sys/fs/cgroup/memory"
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        else:
+            continue
+        group = mount / path.strip("/")
+        while True:
+            found = _group_left(group, *names)
+            if found is not None:
+                left.append(found)
+            if group == mount:
+                break
+            group = group.parent
+    return min(left) if left else None
+
+
+def _group_left(group: Path, limit: str, used: str, reclaimable: str) -> int | None:
+    """Limit less use; pages of files that are not in use count as free, as the kernel drops them."""
+    ceiling, use = _lines(group / limit), _lines(group / used)
+    if not ceiling or not use or not ceiling[0].isdigit():  # "max": no limit
+        return None
+    statistics = dict(line.split()[:2] for line in _lines(group / "memory.stat"))
+    return max(0, int(ceiling[0]) - int(use[0]) + int(statistics.get(reclaimable, 0)))
+
+
+def _half_of_all() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
+        return None
+
+
+def _cpu_model() -> str:
+    for line in _lines(Path("/proc/cpuinfo")):
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    if platform.system() == "Darwin":
+        command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=5)
+            return done.stdout.strip()
+        except (OSError, subprocess.SubprocessError):
+            pass
+    return platform.processor() or platform.machine()
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return [line for line in path.read_text().splitlines() if line.strip()]
+    except OSError:
+        return []

@@ -1,0 +1,146 @@
+"""What a profile found, as numbers: one row for each system, and how it compares with dense."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from .ledger import Ledger, Sizes
+from .machine import Machine
+from .memory import Peak
+from .timing import Timing
+
+# The three things that can become of a system.
+MEASURED, TOO_LARGE, REFUSED = "measured", "too large", "refused"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One system of a profile.
+
+    Attributes:
+        name: ``"sparselinear"``, or the name of a baseline.
+        letter: its letter in the list of baselines; empty for ours.
+        text: what it is, in a line.
+        status: ``"measured"``, ``"too large"`` (never built) or ``"refused"`` (torch does not run it).
+        ledger: its bytes by term, from the sizes alone.
+        needed_bytes: what a training step has to find free, predicted.
+        forward: time of forward, if it was run.
+        step: time of a training step, if it was run.
+        adam: time of an update by Adam, if it was run.
+        refusals: what torch said, by ``"forward"``, ``"step"`` and ``"adam"``.
+        peak: peak memory of a training step, if it was asked for and the step runs.
+    """
+
+    name: str
+    letter: str
+    text: str
+    status: str
+    ledger: Ledger
+    needed_bytes: int
+    forward: Timing | None = None
+    step: Timing | None = None
+    adam: Timing | None = None
+    refusals: tuple[tuple[str, str], ...] = ()
+    peak: Peak | None = None
+
+    @property
+    def times(self) -> dict[str, Timing | None]:
+        """The timings by kind."""
+        return {"forward": self.forward, "step": self.step, "adam": self.adam}
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What :func:`profile` found.
+
+    Attributes:
+        name: what was profiled, for a title.
+        sizes: the numbers that every byte count depends on.
+        density: nnz / (out_features * in_features).
+        dtype: name of the dtype, for example ``"float32"``.
+        device: name of the device.
+        rounds: samples of each time.
+        kernel: which kernel ran the sparse layer, and why.
+        machine: what was measured on.
+        other_cores: cores that other programs kept busy meanwhile; None where that cannot be read.
+        limit_bytes: what a system was allowed to need.
+        rows: ours first, then the baselines.
+    """
+
+    name: str
+    sizes: Sizes
+    density: float
+    dtype: str
+    device: str
+    rounds: int
+    kernel: str
+    machine: Machine
+    other_cores: float | None
+    limit_bytes: int
+    rows: tuple[Row, ...]
+
+    def row(self, name: str) -> Row | None:
+        """The row of a system; None if it was not asked for."""
+        return next((row for row in self.rows if row.name == name), None)
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether other programs wanted cores that the profile was using."""
+        cores, others = self.machine.cores, self.other_cores
+        return bool(cores and others and others > 0.25 and self.machine.threads + others > cores + 0.25)
+
+    def versus_dense(self, row: Row) -> dict[str, float | None]:
+        """How many times less than dense a system takes, of time and of memory; None if not known.
+
+        Above 1 the system is better than dense, below 1 it is worse. ``total`` is the ledger's, and
+        compares also with a dense layer that does not fit; the others compare what was measured.
+        """
+        dense = self.row("dense")
+        ratios: dict[str, float | None] = dict.fromkeys((*row.times, "total", "peak"))
+        if dense is None:
+            return ratios
+        for kind, timing in row.times.items():
+            reference = dense.times[kind]
+            if timing and reference:
+                ratios[kind] = reference.median_s / timing.median_s
+        if row.ledger.adam_bytes is not None:  # otherwise the totals are not of the same things
+            ratios["total"] = dense.ledger.total_bytes / max(1, row.ledger.total_bytes)
+        if row.peak and row.peak.peak_bytes and dense.peak and dense.peak.peak_bytes:
+            ratios["peak"] = dense.peak.peak_bytes / row.peak.peak_bytes
+        return ratios
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, ready for JSON; the unit of a number is the end of its key."""
+        return {
+            "schema": 1,
+            "name": self.name,
+            "out_features": self.sizes.out_features,
+            "in_features": self.sizes.in_features,
+            "nnz": self.sizes.nnz,
+            "density": self.density,
+            "bias": self.sizes.bias,
+            "batch": self.sizes.batch,
+            "dtype": self.dtype,
+            "device": self.device,
+            "rounds": self.rounds,
+            "kernel": self.kernel,
+            "limit_bytes": self.limit_bytes,
+            "other_cores": self.other_cores,
+            "machine": self.machine.to_dict(),
+            "systems": [self._row_dict(row) for row in self.rows],
+        }
+
+    def _row_dict(self, row: Row) -> dict[str, Any]:
+        return {
+            "name": row.name,
+            "letter": row.letter,
+            "text": row.text,
+            "status": row.status,
+            "needed_bytes": row.needed_bytes,
+            "ledger": row.ledger.to_dict(),
+            **{kind: timing and timing.to_dict() for kind, timing in row.times.items()},
+            "refusals": dict(row.refusals),
+            "peak": row.peak and row.peak.to_dict(),
+            "versus_dense": self.versus_dense(row),
+        }

@@ -1,0 +1,219 @@
+"""How a profile looks in a terminal: two tables that fit 80 columns, and what is to be said of them."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from .result import REFUSED, TOO_LARGE, Profile, Row
+from .timing import Timing
+
+NONE = "—"
+# From here on there is room for what each system is.
+_WIDE = 116
+
+
+def render(profile: Profile, console: Console | None = None) -> None:
+    """Print a profile.
+
+    Args:
+        profile: what :func:`sparselinear.profiling.profile` gave.
+        console: where to; None is the standard output.
+    """
+    console = console or Console(highlight=False)
+    wide = console.width >= _WIDE
+    parts = (
+        _heading(profile),
+        Text("\nTime, ms", style="bold"),
+        _times(profile, wide),
+        Text(_TIMES_LEGEND, style="dim"),
+        Text("\nMemory", style="bold"),
+        _memory(profile, wide),
+        Text(_MEMORY_LEGEND, style="dim"),
+        Text("\n" + "\n".join(notes(profile))),
+    )
+    for part in parts:
+        console.print(part)
+
+
+_TIMES_LEGEND = """\
+Median ± half the range between the quartiles. x: how many times as fast as
+dense. step: forward and backward. Adam: its update, which comes on top."""
+
+_MEMORY_LEGEND = """\
+indices: with those of the transpose. peak: of a training step, with Adam where
+it is taken, beyond torch and the inputs. x: how many times less than dense."""
+
+
+def _heading(profile: Profile) -> Text:
+    sizes, found = profile.sizes, profile.machine
+    threads = "1 thread" if found.threads == 1 else f"{found.threads} threads"
+    rounds = "1 round" if profile.rounds == 1 else f"{profile.rounds} rounds"
+    free = "unknown" if found.memory_available_bytes is None else quantity(found.memory_available_bytes)
+    lines = (
+        f"{sizes.out_features:,} outputs x {sizes.in_features:,} inputs, nnz {sizes.nnz:,}, "
+        f"density {profile.density:.3g}",
+        f"batch {sizes.batch}, {profile.dtype}, {profile.device}, {threads}, {rounds}",
+        f"{found.processor}, {found.capability}, torch {found.torch}, {free} free",
+        f"kernel {profile.kernel}",
+    )
+    return Text.assemble((profile.name, "bold"), "\n", "\n".join(lines))
+
+
+def _table(*headers: str, gap: int = 2) -> Table:
+    """A table without lines: the first column to the left, the others to the right."""
+    table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="underline")
+    for number, header in enumerate(headers):
+        table.add_column(header, justify="right" if number else "left", no_wrap=True)
+    return table
+
+
+def _times(profile: Profile, wide: bool) -> Table:
+    table = _table("system", "forward", "x", "step", "x", "Adam", "x")
+    if wide:
+        table.add_column("what it is", no_wrap=True)
+    for row in profile.rows:
+        ratios = profile.versus_dense(row)
+        cells = [row.name]
+        for kind, timing in row.times.items():
+            cells += [_time_cell(row, kind, timing), ratio(ratios[kind])]
+        table.add_row(*cells, *([row.text] if wide else []), style=_style(row))
+    return table
+
+
+def _time_cell(row: Row, kind: str, timing: Timing | None) -> str:
+    if timing:
+        return milliseconds(timing)
+    if kind in dict(row.refusals):
+        return REFUSED
+    return TOO_LARGE if row.status == TOO_LARGE and kind == "forward" else NONE
+
+
+def _memory(profile: Profile, wide: bool) -> Table:
+    names = ("parameters", "mask", "indices", "gradients", "Adam state", "total", "peak of a step", "x")
+    short = ("weights", "mask", "indices", "grads", "Adam", "total", "peak", "x")
+    table = _table("system", *(names if wide else short), gap=2 if wide else 1)
+    for row in profile.rows:
+        table.add_row(row.name, *_memory_cells(profile, row), style=_style(row))
+    return table
+
+
+def _memory_cells(profile: Profile, row: Row) -> list[str]:
+    ledger, ratios = row.ledger, profile.versus_dense(row)
+    indices = ledger.indices_bytes + ledger.transpose_bytes
+    trained = bool(ledger.gradients_bytes)
+    peak = row.peak.peak_bytes if row.peak else None
+    return [
+        quantity(ledger.parameters_bytes),
+        quantity(ledger.mask_bytes) if ledger.mask_bytes else NONE,
+        quantity(indices) if indices else NONE,
+        quantity(ledger.gradients_bytes) if trained else NONE,
+        NONE if ledger.adam_bytes is None else quantity(ledger.adam_bytes),
+        quantity(ledger.total_bytes),
+        NONE if peak is None else quantity(peak) + ("" if row.peak and row.peak.exact else "*"),
+        ratio(ratios["peak"] if peak is not None else None),
+    ]
+
+
+def _style(row: Row) -> str:
+    return "bold" if not row.letter else ""
+
+
+def notes(profile: Profile) -> list[str]:
+    """What the tables cannot say: the outcome, what did not fit, what was refused and why."""
+    return [
+        *_outcome(profile),
+        *_too_large(profile),
+        *_refused(profile),
+        *_peaks(profile),
+    ]
+
+
+def _outcome(profile: Profile) -> list[str]:
+    """The ratios in words; no word on the time if the time cannot be trusted."""
+    ratios = profile.versus_dense(profile.rows[0])
+    step, peak = ratios["step"], ratios["peak"]
+    if profile.disturbed:
+        return [
+            f"Other programs kept {profile.other_cores:.1f} of the {profile.machine.cores} cores busy: these "
+            "times are too long, those of small layers most of all. Use fewer threads, or run it again."
+        ]
+    dense = profile.row("dense")
+    if dense and dense.status == TOO_LARGE and ratios["total"]:
+        ours, theirs = (quantity(row.ledger.total_bytes) for row in (profile.rows[0], dense))
+        more = three_digits(ratios["total"])
+        return [f"For training sparselinear keeps {ours}; dense would keep {theirs}, {more} times as much."]
+    if step is None:
+        return []
+    faster, slower = f"is {three_digits(step)} times as fast", f"takes {three_digits(1 / step)} times as long"
+    text = f"A training step of sparselinear {faster if step >= 1 else slower} as dense"
+    if peak is None:
+        return [text + "."]
+    takes = "takes " if step >= 1 else ""
+    if peak >= 1:
+        return [f"{text} and {takes}{three_digits(peak)} times less memory."]
+    return [f"{text} and {takes}{three_digits(1 / peak)} times as much memory."]
+
+
+def _too_large(profile: Profile) -> list[str]:
+    limit = quantity(profile.limit_bytes)
+    return [
+        f"{row.name}: not tried, it would need {quantity(row.needed_bytes)} and {limit} can be used."
+        for row in profile.rows
+        if row.status == TOO_LARGE
+    ]
+
+
+def _refused(profile: Profile) -> list[str]:
+    """One line for each reason, with the systems it holds for."""
+    systems: dict[tuple[str, str], list[str]] = {}
+    for row in profile.rows:
+        for refusal in row.refusals:
+            systems.setdefault(refusal, []).append(row.name)
+    return [
+        f"{', '.join(names)}: {'Adam' if kind == 'adam' else kind} refused; torch says: {reason}."
+        for (kind, reason), names in systems.items()
+    ]
+
+
+def _peaks(profile: Profile) -> list[str]:
+    peaks = [(row.name, row.peak) for row in profile.rows if row.peak]
+    lines = [f"{name}: no peak, {peak.reason}." for name, peak in peaks if peak.reason]
+    if not all(peak.exact for _, peak in peaks):
+        lines.append("* with what building took: this system does not let the high-water mark be set back.")
+    return lines
+
+
+def milliseconds(timing: Timing) -> str:
+    """``"12.3 ±0.4"``: the median in ms to three digits, and half the range of the quartiles."""
+    first, third = timing.quartiles_s
+    median, spread = timing.median_s * 1e3, (third - first) / 2 * 1e3
+    digits = _decimals(median)
+    return f"{median:.{digits}f} ±{spread:.{digits}f}"
+
+
+def quantity(number: int) -> str:
+    """Bytes to three digits, in steps of 1000: ``"106 MB"``."""
+    size, units = float(number), ["B", "kB", "MB", "GB", "TB", "PB"]
+    while size >= 999.5 and len(units) > 1:
+        size /= 1000
+        units.pop(0)
+    return f"{size:.0f} B" if units[0] == "B" else f"{three_digits(size)} {units[0]}"
+
+
+def ratio(value: float | None) -> str:
+    """``"12.3x"`` to three digits, ``"0.65x"`` to two decimals; a dash where there is none."""
+    if value is None:
+        return NONE
+    return f"{value:.2f}x" if 0.1 <= value < 1 else f"{three_digits(value)}x"
+
+
+def three_digits(value: float) -> str:
+    """A value to three digits, at most three of them decimals: ``"0.052"``, ``"1.23"``, ``"106"``."""
+    return f"{value:.{_decimals(value)}f}"
+
+
+def _decimals(value: float) -> int:
+    """Decimals that show three digits of a value."""
+    return next((digits for digits, bound in enumerate((99.95, 9.995, 0.9995)) if value >= bound), 3)

@@ -1,0 +1,246 @@
+"""profile(): what is asked, what is tried, what is reported; the caller's things stay as they were."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+
+from sparselinear import SparseLinear
+from sparselinear.profiling import BASELINES, Profile, compare, profile, timing
+from sparselinear.profiling.baselines import OURS, System
+from sparselinear.profiling.memory import Peak
+
+ADJACENCY = sp.random_array((40, 30), density=0.1, format="csr", rng=np.random.default_rng(0))
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """So that other work on the machine cannot make small products slow."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One run a sample, and no processes; both have tests of their own."""
+    monkeypatch.setattr(timing, "_SAMPLE_S", 0.0)
+    monkeypatch.setattr(compare, "measure_peak", lambda system, *_: Peak(1000 if system is OURS else 4000))
+
+
+def quick(layer: Any = ADJACENCY, **options: Any) -> Profile:
+    return profile(layer, **{"batch": 4, "rounds": 2, **options})
+
+
+def test_every_system_is_there_and_measured() -> None:
+    found = quick()
+    assert [row.name for row in found.rows] == ["sparselinear", *BASELINES]
+    assert (found.sizes.out_features, found.sizes.in_features, found.sizes.nnz) == (40, 30, 120)
+    assert found.density == pytest.approx(0.1)
+    for row in found.rows:
+        system = BASELINES.get(row.name, OURS)
+        assert row.status == "measured"
+        assert row.forward is not None
+        assert len(row.forward.samples_s) == 2
+        assert (row.step is not None) == system.trains
+        assert (row.adam is not None) == (system.trains and not system.adam_refusal)
+        assert dict(row.refusals).get("adam", "").startswith(system.adam_refusal)
+        assert row.peak is not None
+
+
+def test_ratios_to_dense() -> None:
+    found = quick(baselines=["csr", "dense"])
+    ours, dense, csr = found.rows
+    assert found.versus_dense(dense) == dict.fromkeys(("forward", "step", "adam", "total", "peak"), 1)
+    assert ours.step is not None
+    assert dense.step is not None
+    ratios = found.versus_dense(ours)
+    assert ratios["step"] == dense.step.median_s / ours.step.median_s
+    assert ratios["peak"] == 4
+    assert ratios["total"] == dense.ledger.total_bytes / ours.ledger.total_bytes
+    assert found.versus_dense(csr)["adam"] is None
+    assert found.versus_dense(csr)["total"] is None  # it has no Adam state to compare
+
+
+def test_without_dense_there_are_no_ratios() -> None:
+    found = quick(baselines="none", peak=False)
+    assert [row.name for row in found.rows] == ["sparselinear"]
+    assert set(found.versus_dense(found.rows[0]).values()) == {None}
+    assert found.rows[0].peak is None
+
+
+def test_dictionary_is_json() -> None:
+    found = quick(name="a name", batch=3)
+    told = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert told["schema"] == 1
+    assert (told["name"], told["batch"], told["dtype"], told["device"]) == ("a name", 3, "float32", "cpu")
+    assert told["kernel"] == found.kernel
+    assert told["machine"]["torch"] == torch.__version__
+    ours = told["systems"][0]
+    assert ours["step"]["median_s"] == found.rows[0].step.median_s  # type: ignore[union-attr]
+    assert ours["ledger"]["total_bytes"] == found.rows[0].ledger.total_bytes
+    assert ours["peak"]["peak_bytes"] == 1000
+    assert told["systems"][6]["step"] is None
+
+
+def refuse_to_build(layer: SparseLinear) -> Any:
+    pytest.fail("was built")
+
+
+def test_what_cannot_fit_is_never_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, system in BASELINES.items():
+        if name != "csr":
+            kept = {key: getattr(system, key) for key in ("letter", "text", "bytes", "trains")}
+            monkeypatch.setitem(BASELINES, name, System(name=name, make=refuse_to_build, **kept))
+    million = 1_000_000
+    diagonal = sp.dia_array((np.ones((1, million), dtype=np.int8), [0]), shape=(million, million))
+    found = quick(diagonal, batch=2, rounds=1, memory_bytes=2 << 30)
+    for row in found.rows:
+        fits = row.name in ("sparselinear", "csr")
+        assert row.status == ("measured" if fits else "too large")
+        assert (row.forward is not None) == (row.peak is not None) == fits
+        assert fits or row.needed_bytes >= 4 * 10**12
+    dense = found.row("dense")
+    assert dense is not None
+    # weight, gradient and Adam's two moments are there when Adam takes two more for a moment
+    assert dense.needed_bytes == pytest.approx(6 * 4 * 10**12, rel=1e-3)
+    ratios = found.versus_dense(found.rows[0])
+    assert ratios["step"] is None
+    assert ratios["total"] == pytest.approx(dense.ledger.total_bytes / found.rows[0].ledger.total_bytes)
+
+
+def test_our_layer_too_large() -> None:
+    with pytest.raises(MemoryError, match=r"the sparse layer itself needs .* training step, 100 "):
+        quick(memory_bytes=100)
+
+
+def test_systems_that_do_not_fit_together_are_built_for_each_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[str] = []
+
+    def noting(system: System) -> System:
+        def make(layer: SparseLinear) -> Any:
+            built.append(system.name)
+            return system.make(layer)
+
+        return System(system.name, system.letter, system.text, make, system.bytes)
+
+    for name in ("dense", "hook"):
+        monkeypatch.setitem(BASELINES, name, noting(BASELINES[name]))
+    wide = sp.eye_array(400, format="csr")
+    dense_bytes = 400 * 400 * 4
+    quick(wide, baselines="dense,hook", rounds=3)
+    assert built == ["dense", "hook"]
+    built.clear()
+    found = quick(wide, baselines="dense,hook", rounds=3, memory_bytes=int(7.5 * dense_bytes))
+    assert built == ["dense", "hook"] * 4  # the warm-up, and three rounds that take turns
+    assert all(row.status == "measured" for row in found.rows)
+
+
+def test_the_layer_is_left_as_it_was() -> None:
+    layer = SparseLinear.from_scipy(ADJACENCY, dtype=torch.float64).eval()
+    layer(torch.randn(2, 30, dtype=torch.float64)).sum().backward()
+    state = [tensor.clone() for tensor in layer.state_dict().values()]
+    grad = layer.values.grad
+    assert grad is not None
+    kept = grad.clone()
+    found = quick(layer, baselines="hook", dtype=torch.float32)
+    assert found.dtype == "float32"
+    assert layer.values.grad is grad
+    assert torch.equal(grad, kept)
+    assert all(torch.equal(a, b) for a, b in zip(state, layer.state_dict().values(), strict=True))
+    assert not layer.training
+    assert layer.values.dtype == torch.float64
+
+
+def test_values_and_missing_bias_of_a_layer_are_those_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def make(layer: SparseLinear) -> Any:
+        seen.append(layer)
+        return layer
+
+    monkeypatch.setitem(BASELINES, "dense", System("dense", "a", "", make, BASELINES["dense"].bytes))
+    layer = SparseLinear.from_scipy(ADJACENCY, bias=False)
+    quick(layer, baselines="dense")
+    assert seen[0] is not layer
+    assert torch.equal(seen[0].values, layer.values)
+    assert seen[0].bias is None
+    assert seen[0].pattern is layer.pattern
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_threads_are_set_and_set_back(monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
+    before, seen = torch.get_num_threads(), []
+
+    def tell(*_: object) -> None:
+        seen.append(torch.get_num_threads())
+        if fails:
+            raise KeyboardInterrupt
+
+    asked = before + 1
+    if fails:
+        with pytest.raises(KeyboardInterrupt):
+            quick(threads=asked, progress=tell)
+    else:
+        assert quick(threads=asked, baselines="none", progress=tell).machine.threads == asked
+    assert set(seen) == {asked}
+    assert torch.get_num_threads() == before
+
+
+def test_progress_counts_up_to_its_total() -> None:
+    told: list[tuple[int, int, str, str]] = []
+    quick(baselines="dense", rounds=2, progress=lambda *step: told.append(step))
+    assert [done for done, *_ in told] == list(range(8))
+    assert {total for _, total, *_ in told} == {8}
+    assert told[2][2:] == ("timing", "round 1 of 2, sparselinear")
+    assert told[-1][2:] == ("peak memory, a process each", "dense")
+
+
+def test_no_connections() -> None:
+    found = quick(sp.csr_array((5, 4)))
+    assert all(row.status == "measured" for row in found.rows)
+
+
+def test_bfloat16_is_refused_by_csr_alone() -> None:
+    found = quick(dtype=torch.bfloat16)
+    assert [row.name for row in found.rows if row.status == "refused"] == ["csr"]
+    csr = found.row("csr")
+    assert csr is not None
+    assert csr.peak is None
+    assert "not implemented for 'BFloat16'" in dict(csr.refusals)["forward"]
+
+
+BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"batch": 0}, ValueError, "batch: expected a positive int, got 0"),
+    ({"batch": -3}, ValueError, "batch: expected a positive int, got -3"),
+    ({"batch": 1.5}, TypeError, "batch: expected a positive int, got 1.5"),
+    ({"batch": True}, ValueError, "batch: expected a positive int, got True"),
+    ({"rounds": 0}, ValueError, "rounds: expected a positive int, got 0"),
+    ({"threads": 0}, ValueError, "threads: expected a positive int, got 0"),
+    ({"memory_bytes": 0}, ValueError, "memory_bytes: expected a positive int, got 0"),
+    ({"dtype": torch.int32}, ValueError, "dtype: expected one of .*got torch.int32"),
+    ({"dtype": "float32"}, TypeError, "dtype: expected a torch.dtype"),
+    ({"device": "cuda:99"}, RuntimeError, "device: expected a device of this machine, got 'cuda:99'"),
+    ({"baselines": "dense,csx"}, ValueError, "got 'csx'. Did you mean 'csr'"),
+    ({"baselines": ["dens"]}, ValueError, "got 'dens'. Did you mean 'dense'"),
+    ({"layer": "dense"}, TypeError, "adjacency: expected"),
+    ({"layer": sp.csr_array((0, 4))}, ValueError, "at least one output and one input, got 0 outputs and 4"),
+    ({"layer": np.full((2, 2), math.nan)}, ValueError, "NaN"),
+]
+
+
+@pytest.mark.parametrize(("options", "kind", "text"), BAD, ids=[text[:20] for *_, text in BAD])
+def test_wrong_arguments(options: dict[str, Any], kind: type[Exception], text: str) -> None:
+    def never(*_: object) -> None:
+        pytest.fail("work began")
+
+    with pytest.raises(kind, match=text):
+        quick(**{"layer": ADJACENCY, "progress": never, **options})

@@ -1,0 +1,108 @@
+"""The byte ledger against the tensors themselves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from cases import CASES
+from torch import Tensor, nn
+
+from sparselinear import SparseLinear
+from sparselinear.pattern import SparsityPattern
+from sparselinear.profiling import BASELINES, Sizes
+from sparselinear.profiling.baselines import OURS, System
+from sparselinear.profiling.ledger import Ledger, needed_bytes
+
+SYSTEMS = {OURS.name: OURS, **BASELINES}
+SHAPES = ("random", "prime sizes", "1 x n", "full", "no connections")
+LAYERS = {case.name: case.adjacency for case in CASES if case.name in SHAPES}
+
+
+def nbytes(tensor: Tensor) -> tuple[int, int]:
+    """Bytes of the values of a tensor, and of its indices."""
+    if tensor.layout == torch.sparse_coo:
+        return tensor._values().nbytes, tensor._indices().nbytes
+    if tensor.layout == torch.sparse_csr:
+        return tensor.values().nbytes, tensor.crow_indices().nbytes + tensor.col_indices().nbytes
+    return tensor.nbytes, 0
+
+
+def masks_of(module: nn.Module) -> int:
+    """Masks in buffers, in the hook of prune, and the masked weight that prune leaves on the module."""
+    total = sum(buffer.nbytes for buffer in module.buffers())
+    for hook in module._forward_pre_hooks.values():
+        for tensor in (getattr(hook, "mask"), getattr(module, "weight")):  # noqa: B009
+            total += tensor.nbytes
+    return total
+
+
+def transpose_of(pattern: SparsityPattern) -> int:
+    return sum(tensor.nbytes for tensor in (pattern.ccol_indices, pattern.row_indices, pattern.permutation))
+
+
+def measured(system: System, layer: SparseLinear) -> Ledger:
+    """The kept terms, from the tensors that exist after a training step."""
+    module = system.make(layer)
+    x = torch.randn(3, layer.in_features, dtype=layer.values.dtype)
+    adam = None
+    if system.trains:
+        module(x).sum().backward()
+        if not system.adam_refusal:
+            adam = torch.optim.Adam(module.parameters())
+            adam.step()
+    parameters = [nbytes(parameter) for parameter in module.parameters()]
+    gradients = [nbytes(parameter.grad) for parameter in module.parameters() if parameter.grad is not None]
+    ours, pattern = system is OURS, layer.pattern
+    indices = sum(indices for _, indices in parameters)
+    if ours:
+        indices = pattern.crow_indices.nbytes + pattern.col_indices.nbytes
+    return Ledger(
+        parameters_bytes=sum(values for values, _ in parameters),
+        mask_bytes=0 if ours else masks_of(module),
+        indices_bytes=indices,
+        transpose_bytes=transpose_of(pattern) if ours else 0,
+        gradients_bytes=sum(map(sum, gradients)),
+        adam_bytes=None if adam is None else sum(t.nbytes for s in adam.state.values() for t in s.values()),
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+@pytest.mark.parametrize("shape", LAYERS)
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_kept_terms_are_exact(name: str, shape: str, bias: bool, dtype: torch.dtype) -> None:
+    layer = SparseLinear.from_scipy(LAYERS[shape], bias=bias, dtype=dtype)
+    predicted = SYSTEMS[name].bytes(Sizes.of(layer, batch=3))
+    found = measured(SYSTEMS[name], layer)
+    passing = "step_transient_bytes", "adam_transient_bytes", "building_bytes"
+    terms = {key: value for key, value in vars(predicted).items() if key not in passing}
+    assert terms == {key: value for key, value in vars(found).items() if key not in passing}
+
+
+def test_int64_pattern_and_bfloat16() -> None:
+    case = next(case for case in CASES if case.name == "prime sizes")
+    narrow = SparseLinear.from_scipy(case.adjacency).pattern
+    wide = SparsityPattern(narrow.crow_indices, narrow.col_indices, narrow.shape, index_dtype=torch.int64)
+    layer = SparseLinear(narrow.in_features, narrow.out_features, wide, dtype=torch.bfloat16)
+    predicted, found = OURS.bytes(Sizes.of(layer, batch=3)), measured(OURS, layer)
+    assert predicted.indices_bytes == found.indices_bytes == 8 * (37 + 1 + layer.nnz)
+    assert predicted.transpose_bytes == found.transpose_bytes == 8 * (53 + 1 + 2 * layer.nnz)
+    assert predicted.total_bytes == found.total_bytes
+
+
+def test_sums() -> None:
+    sizes = Sizes(out_features=10, in_features=20, nnz=30, bias=True, itemsize=4, index_itemsize=4, batch=5)
+    ledger = Ledger(1, 10, 100, 1000, 10_000, 100_000, 7, 8)
+    assert ledger.resident_bytes == 1111
+    assert ledger.total_bytes == 111_111
+    assert needed_bytes(ledger, sizes) == 111_111 + 8 + 5 * (10 + 20) * 4
+    assert needed_bytes(replace(ledger, building_bytes=10**6), sizes) == 10**6
+    assert ledger.to_dict()["total_bytes"] == 111_111
+
+
+def test_a_connection_costs_what_the_table_says() -> None:
+    """Bytes for each connection, float32 and int32: value 4, index 4, transpose 8, gradient 4, Adam 8."""
+    few, more = (Sizes(1000, 1000, nnz, True, 4, 4, 8) for nnz in (10_000, 11_000))
+    assert OURS.bytes(more).total_bytes - OURS.bytes(few).total_bytes == 28 * 1000

@@ -1,0 +1,116 @@
+"""What is read about the machine, from files as Linux writes them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from sparselinear.profiling import machine
+
+LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+
+
+def write(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+def test_meminfo(tmp_path: Path) -> None:
+    path = write(tmp_path, {"meminfo": "MemTotal:  100 kB\nMemAvailable:   70 kB\n"}) / "meminfo"
+    assert machine._linux_available(path) == 70 * 1024
+    assert machine._linux_available(tmp_path / "absent") is None
+
+
+V2 = "sys/fs/cgroup/box/"
+V1 = "sys/fs/cgroup/memory/"
+
+
+@pytest.mark.parametrize(
+    ("files", "left"),
+    [
+        pytest.param({}, None, id="no control groups"),
+        pytest.param(
+            {
+                "proc/self/cgroup": "0::/box/inner\n",
+                V2 + "memory.max": "1000\n",
+                V2 + "memory.current": "700\n",
+                V2 + "memory.stat": "anon 600\ninactive_file 50\n",
+                V2 + "inner/memory.max": "max\n",
+                V2 + "inner/memory.current": "700\n",
+            },
+            350,
+            id="version 2, limit one group up",
+        ),
+        pytest.param(
+            {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/memory.max": "max\n"},
+            None,
+            id="version 2, no limit",
+        ),
+        pytest.param(
+            {
+                "proc/self/cgroup": "9:name=systemd:/\n4:cpu,memory:/box\n",
+                V1 + "memory.limit_in_bytes": "900\n",
+                V1 + "memory.usage_in_bytes": "100\n",
+                V1 + "memory.stat": "total_inactive_file 0\n",
+                V1 + "box/memory.limit_in_bytes": "500\n",
+                V1 + "box/memory.usage_in_bytes": "100\n",
+            },
+            400,
+            id="version 1, the least counts",
+        ),
+        pytest.param(
+            {
+                "proc/self/cgroup": "4:memory:/not/here\n",
+                V1 + "memory.limit_in_bytes": "900\n",
+                V1 + "memory.usage_in_bytes": "950\n",
+            },
+            0,
+            id="version 1, mounted elsewhere, overdrawn",
+        ),
+    ],
+)
+def test_control_groups(tmp_path: Path, files: dict[str, str], left: int | None) -> None:
+    assert machine._cgroup_left(write(tmp_path, files)) == left
+
+
+@LINUX
+def test_available_is_less_than_all() -> None:
+    found = machine.available_bytes(torch.device("cpu"))
+    assert found is not None
+    assert 0 < found < os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def test_description() -> None:
+    found = machine.describe(torch.device("cpu"))
+    assert found.torch == torch.__version__
+    assert found.threads == torch.get_num_threads()
+    assert found.processor
+    assert set(found.to_dict()) == set(vars(found))
+
+
+def test_own_work_is_not_other_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = {"wall": 100.0, "own": 7.0, "busy": 5000.0}
+    monkeypatch.setattr("time.perf_counter", lambda: clock["wall"])
+    monkeypatch.setattr("time.process_time", lambda: clock["own"])
+    monkeypatch.setattr(machine, "_busy_seconds", lambda: clock["busy"])
+    others = machine.OtherWork()
+    clock.update(wall=110.0, own=27.0, busy=5035.0)  # 10 s, in which this process took 20 of 35 s of work
+    assert others.cores() == pytest.approx(1.5)
+    clock.update(busy=5019.0)  # ticks are coarser than the process's own clock
+    assert others.cores() == 0
+    monkeypatch.setattr(machine, "_busy_seconds", lambda: None)
+    assert others.cores() is None
+    assert machine.OtherWork().cores() is None
+
+
+def test_busy_seconds(tmp_path: Path) -> None:
+    path = write(tmp_path, {"stat": "cpu  100 20 30 4000 500 6 7 8 0 0\ncpu0 1 1 1 1 1 1 1 1 0 0\n"}) / "stat"
+    assert machine._busy_seconds(path) == pytest.approx(171 / os.sysconf("SC_CLK_TCK"))
+    assert machine._busy_seconds(tmp_path / "absent") is None
