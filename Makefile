@@ -34,7 +34,7 @@ bench: venv  ## run the benchmarks; ARGS passes options on
 
 clean:  ## remove .venv and all that was built
 	rm -rf .venv .venv.lock build dist site *.egg-info
-	rm -rf .pytest_cache .mypy_cache .ruff_cache .benchmarks .hypothesis
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .benchmarks
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Asked for by every target, and quick when there is nothing to do. .ci/venv.py installs again only when

@@ -69,9 +69,9 @@ def device(argument: str, value: torch.device | str | int | None) -> torch.devic
         found = torch.empty(0, device=value).device  # 'cuda' becomes 'cuda:0'
     except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise RuntimeError(
-            message(argument, "a device of this machine", repr(value), f"torch says: {reason}.")
-        ) from error
+        reason = reason if len(reason) <= 200 else f"{reason[:200]} ..."  # some list every operator
+        advice = f"torch says: {reason}."
+        raise RuntimeError(message(argument, "a device of this machine", repr(value), advice)) from error
     return found
 
 

@@ -57,6 +57,8 @@ def oracle(
     pattern: SparsityPattern, input: Tensor, values: Tensor, bias: Tensor | None, grad_output: Tensor
 ) -> tuple[Step, Step]:
     """The step in float64 by masked dense autograd, and the same of the magnitudes of all terms."""
+    input, values, grad_output = input.cpu(), values.cpu(), grad_output.cpu()
+    bias = None if bias is None else bias.cpu()
 
     def step(transform: Any) -> Step:
         x = transform(input.detach().double()).requires_grad_()
@@ -76,7 +78,7 @@ def assert_close(actual: Tensor, expected: Tensor, magnitude: Tensor, dtype: tor
     """Every entry within TOLERANCE epsilons of the magnitude of its terms."""
     assert actual.dtype == dtype
     assert actual.shape == expected.shape
-    error = (actual.detach().double() - expected).abs()
+    error = (actual.detach().cpu().double() - expected).abs()
     kind = torch.finfo(dtype)  # below the smallest normal number rounding is absolute
     bound = TOLERANCE[dtype] * kind.eps * magnitude.clamp(min=kind.smallest_normal)
     assert bool((error <= bound).all()), f"off by {(error - bound).max():.3g} beyond the bound"

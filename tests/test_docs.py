@@ -43,4 +43,6 @@ def test_byte_ledger(column: int, dtype: torch.dtype) -> None:
     assert told == {term: total / layer.nnz for term, total in measured.items()}
     # Nothing else of that size is kept: the rest are offsets, one for each row and column.
     kept = [layer.pattern.crow_indices, layer.pattern.ccol_indices, *layer.state_dict().values()]
-    assert sum(t.nbytes for t in kept if t.numel() >= layer.nnz) == measured["values"] + measured["col_indices"]
+    assert (
+        sum(t.nbytes for t in kept if t.numel() >= layer.nnz) == measured["values"] + measured["col_indices"]
+    )

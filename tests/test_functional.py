@@ -10,17 +10,30 @@ from cases import CASES, Case, each_case
 from reference import assert_close, oracle
 from torch import Tensor
 
-from sparselinear import functional, interop, kernels
+from sparselinear import SparsityPattern, functional, interop, kernels
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
-RUNNABLE = [
-    (name, dtype)
-    for dtype in DTYPES
-    for name, problem in kernels.available("cpu", dtype).items()
-    if problem is None
-]
+DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+
+
+def _runnable(device: str) -> list[tuple[str, torch.dtype]]:
+    return [
+        (name, dtype)
+        for dtype in DTYPES
+        for name, problem in kernels.available(device, dtype).items()
+        if problem is None
+    ]
+
+
+RUNNABLE = _runnable("cpu")
 each_kernel = pytest.mark.parametrize(
     ("kernel", "dtype"), RUNNABLE, ids=[f"{name}-{str(dtype)[6:]}" for name, dtype in RUNNABLE]
+)
+RUNNABLE_ANYWHERE = [(device, *rest) for device in DEVICES for rest in _runnable(device)]
+each_kernel_and_device = pytest.mark.parametrize(
+    ("device", "kernel", "dtype"),
+    RUNNABLE_ANYWHERE,
+    ids=[f"{device}-{name}-{str(dtype)[6:]}" for device, name, dtype in RUNNABLE_ANYWHERE],
 )
 
 
@@ -76,27 +89,29 @@ def test_gradcheck_of_batches(shape: tuple[int, ...]) -> None:
 
 
 @each_case
-@each_kernel
+@each_kernel_and_device
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("batch", [0, 1, 5, 16, 131])
-def test_against_oracle(case: Case, kernel: str, dtype: torch.dtype, layout: str, batch: int) -> None:
-    _check_against_oracle(case, kernel, dtype, layout, batch, index_dtype=None)
+def test_against_oracle(
+    case: Case, device: str, kernel: str, dtype: torch.dtype, layout: str, batch: int
+) -> None:
+    pattern = interop.to_pattern(case.adjacency, device=device)
+    _check_against_oracle(pattern, kernel, dtype, layout, batch)
 
 
-@each_kernel
-@pytest.mark.parametrize("case", [CASES[1]], ids=lambda case: case.name)
-def test_int64_pattern(case: Case, kernel: str, dtype: torch.dtype) -> None:
-    _check_against_oracle(case, kernel, dtype, "contiguous", 33, index_dtype=torch.int64)
+@each_kernel_and_device
+def test_int64_pattern(device: str, kernel: str, dtype: torch.dtype) -> None:
+    pattern = interop.to_pattern(CASES[1].adjacency, index_dtype=torch.int64, device=device)
+    _check_against_oracle(pattern, kernel, dtype, "contiguous", 33)
 
 
 def _check_against_oracle(
-    case: Case, kernel: str, dtype: torch.dtype, layout: str, batch: int, index_dtype: torch.dtype | None
+    pattern: SparsityPattern, kernel: str, dtype: torch.dtype, layout: str, batch: int
 ) -> None:
-    pattern = interop.to_pattern(case.adjacency, index_dtype=index_dtype)
     generator = torch.Generator().manual_seed(1)
 
     def normal(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator).to(dtype)
+        return torch.randn(shape, generator=generator).to(pattern.device, dtype)
 
     x = LAYOUTS[layout](normal(batch, pattern.in_features)).detach().requires_grad_()
     values, bias = normal(pattern.nnz).requires_grad_(), normal(pattern.out_features).requires_grad_()

@@ -23,9 +23,6 @@ from ..pattern import SparsityPattern
 from . import ledger
 from .ledger import Ledger, Sizes
 
-# Connections written into a dense array at a time: some tens of MB of scratch.
-_CHUNK = 1 << 20
-
 
 @dataclass(frozen=True)
 class System:
@@ -52,26 +49,9 @@ class System:
     dead_weights: str = ""
 
 
-def weight_of(layer: SparseLinear) -> Tensor:
-    """(out_features, in_features) dense copy of the weight, zero where there is no connection."""
-    return _scattered(layer.pattern, layer.values.detach())
-
-
 def mask_of(layer: SparseLinear) -> Tensor:
     """(out_features, in_features) of the dtype of the values: 1 at the connections, 0 elsewhere."""
-    return _scattered(layer.pattern, layer.values.new_ones(1).expand(layer.nnz))
-
-
-def _scattered(pattern: SparsityPattern, values: Tensor) -> Tensor:
-    """Dense array with the values at the connections, made with bounded scratch.
-
-    torch's own conversion from CSR takes 60 bytes a connection for a moment: more than the array.
-    """
-    dense = values.new_zeros(pattern.shape)
-    for start in range(0, pattern.nnz, _CHUNK):
-        stop = min(start + _CHUNK, pattern.nnz)
-        dense[pattern.rows(start, stop), pattern.col_indices[start:stop]] = values[start:stop]
-    return dense
+    return layer.pattern.dense_tensor(layer.values.new_ones(1).expand(layer.nnz))
 
 
 def _bias_of(layer: SparseLinear) -> nn.Parameter | None:
@@ -81,7 +61,7 @@ def _bias_of(layer: SparseLinear) -> nn.Parameter | None:
 def _linear(layer: SparseLinear) -> nn.Linear:
     """The nn.Linear of the same weight and bias; on meta first, so that no random weight is drawn."""
     linear = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
-    linear.weight = nn.Parameter(weight_of(layer))
+    linear.weight = nn.Parameter(layer.to_dense())
     linear.register_parameter("bias", _bias_of(layer))
     return linear
 
@@ -93,7 +73,7 @@ class Masked(nn.Module):
 
     def __init__(self, layer: SparseLinear) -> None:
         super().__init__()
-        self.weight = nn.Parameter(weight_of(layer))
+        self.weight = nn.Parameter(layer.to_dense())
         self.bias = _bias_of(layer)
         self.register_buffer("mask", mask_of(layer))
 
@@ -126,7 +106,7 @@ class MaskedFunction(nn.Module):
 
     def __init__(self, layer: SparseLinear) -> None:
         super().__init__()
-        self.weight = nn.Parameter(weight_of(layer))
+        self.weight = nn.Parameter(layer.to_dense())
         self.bias = _bias_of(layer)
         self.register_buffer("mask", mask_of(layer))
 
