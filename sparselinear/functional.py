@@ -29,6 +29,8 @@ def sparse_linear(
         pattern: the connections of W, (out_features, in_features).
         bias: (out_features,) or None.
 
+    Under autocast the tensors are cast as those of ``torch.nn.functional.linear`` are.
+
     Returns:
         (*, out_features). Contiguous for a contiguous input; for a 2-D input whose features are the
         slow axis (``input.t()`` is contiguous) the output is of that kind too.
@@ -39,6 +41,13 @@ def sparse_linear(
         RuntimeError: the tensors are on different devices, or a kernel that was asked for by
             :func:`sparselinear.kernels.use` cannot run.
     """
+    _check_pattern(pattern)
+    if _autocasts(pattern.device):
+        dtype = torch.get_autocast_dtype(pattern.device.type)
+        input, values = _autocast(input, dtype), _autocast(values, dtype)
+        bias = None if bias is None else _autocast(bias, dtype)
+        with torch.autocast(pattern.device.type, enabled=False):  # not within the kernels
+            return sparse_linear(input, values, pattern, bias)
     _check(input, values, pattern, bias)
     leading = input.shape[:-1]
     batch = math.prod(leading)
@@ -68,6 +77,9 @@ class _SparseLinear(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        if _autocasts(grad_output.device):  # backward was called inside of it
+            with torch.autocast(grad_output.device.type, enabled=False):
+                return _SparseLinear.backward(ctx, grad_output)
         input, values = ctx.saved_tensors
         needs_input, needs_values, needs_bias = ctx.needs_input_grad[:3]
         grad_input = grad_values = None
@@ -81,10 +93,23 @@ class _SparseLinear(torch.autograd.Function):
         return grad_input, grad_values, grad_bias, None, None
 
 
-def _check(input: Tensor, values: Tensor, pattern: SparsityPattern, bias: Tensor | None) -> None:
+def _autocasts(device: torch.device) -> bool:
+    return device.type != "meta" and torch.is_autocast_enabled(device.type)
+
+
+def _autocast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """What autocast makes of an argument of nn.Linear: everything floating but float64 is cast."""
+    wide = not isinstance(tensor, Tensor) or tensor.dtype == torch.float64
+    return tensor if wide or tensor.dtype not in FLOATING else tensor.to(dtype)
+
+
+def _check_pattern(pattern: SparsityPattern) -> None:
     if not isinstance(pattern, SparsityPattern):
         advice = "sparselinear.interop.to_pattern makes one."
         raise TypeError(message("pattern", "a SparsityPattern", type_name(pattern), advice))
+
+
+def _check(input: Tensor, values: Tensor, pattern: SparsityPattern, bias: Tensor | None) -> None:
     _check_tensor("values", values, values, pattern)
     _check_tensor("input", input, values, pattern)
     if values.shape != (pattern.nnz,):
