@@ -17,8 +17,8 @@ from torch import Tensor
 
 from . import checks
 
-# Bounds what the steps that need int64 scratch hold at once: 2**20 connections are 8 MiB of int64.
-CHUNK = 1 << 20
+# Bounds what the steps that need int64 scratch hold at once: 2**18 connections are 2 MiB of int64.
+CHUNK = 1 << 18
 
 _INT32_MAX = torch.iinfo(torch.int32).max
 
@@ -316,7 +316,7 @@ def _transpose(pattern: SparsityPattern) -> _Transpose:
 def _column_blocks(ccol_indices: Tensor) -> list[tuple[int, int, int, int]]:
     """Ranges of columns (low, high) with their connections (begin, end) in CSC order, evenly filled."""
     nnz = int(ccol_indices[-1])
-    blocks = max(1, math.ceil(nnz / (16 * CHUNK)))
+    blocks = max(1, math.ceil(nnz / (64 * CHUNK)))
     shares = torch.tensor([nnz * block // blocks for block in range(1, blocks)], device=ccol_indices.device)
     bounds = torch.searchsorted(ccol_indices.long(), shares).tolist()
     columns = [0, *bounds, ccol_indices.numel() - 1]
