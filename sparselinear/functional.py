@@ -24,7 +24,7 @@ def sparse_linear(
     has none. No array of out_features x in_features, and none of nnz x batch, is made on the way.
 
     Args:
-        input: (*, in_features), of the dtype and device of values.
+        input: ``(*, in_features)``, of the dtype and device of values.
         values: (nnz,) one number a connection, in the CSR order of the pattern.
         pattern: the connections of W, (out_features, in_features).
         bias: (out_features,) or None.
@@ -32,7 +32,7 @@ def sparse_linear(
     Under autocast the tensors are cast as those of ``torch.nn.functional.linear`` are.
 
     Returns:
-        (*, out_features). Contiguous for a contiguous input; for a 2-D input whose features are the
+        ``(*, out_features)``. Contiguous for a contiguous input; for a 2-D input whose features are the
         slow axis (``input.t()`` is contiguous) the output is of that kind too.
 
     Raises:

@@ -46,7 +46,7 @@ class SparseLinear(nn.Module):
         dtype: float32, float64, bfloat16 or float16; None is torch's default dtype.
 
     Shape:
-        Input (*, in_features), output (*, out_features), of the layer's dtype. The memory layout of
+        Input ``(*, in_features)``, output ``(*, out_features)``, of the layer's dtype. The memory layout of
         the output follows the input, see :func:`sparselinear.functional.sparse_linear`.
 
     Attributes:
@@ -272,7 +272,7 @@ class SparseLinear(nn.Module):
         return self.pattern.coo_tensor(self.values.detach())
 
     def forward(self, input: Tensor) -> Tensor:
-        """(*, in_features) -> (*, out_features)."""
+        """``(*, in_features)`` -> ``(*, out_features)``."""
         return functional.sparse_linear(input, self.values, self.pattern, self.bias)
 
     def to_scipy(self) -> scipy.sparse.csr_array:

@@ -22,7 +22,9 @@ def test_rule_on_a_cpu() -> None:
     assert _chosen(torch.float32, 1) == "torch"
     fbgemm = kernels.available("cpu", torch.float32)["embedding_bag"] is None
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
-        assert _chosen(dtype, 256) == ("embedding_bag" if fbgemm else "torch")
+        least = 32 if dtype == torch.float32 else 16
+        assert _chosen(dtype, least) == ("embedding_bag" if fbgemm else "torch")
+        assert _chosen(dtype, least - 1) == "torch"
 
 
 def test_devices_without_a_sparse_product_gather() -> None:
