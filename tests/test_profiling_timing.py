@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,14 +14,7 @@ from sparselinear.profiling import BASELINES, timing
 from sparselinear.profiling.baselines import OURS, System
 from sparselinear.profiling.timing import Subject, Timing
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """So that other work on the machine cannot make small products slow."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def subject_of(name: str, **options: Any) -> Subject:

@@ -58,14 +58,6 @@ def _bias_of(layer: SparseLinear) -> nn.Parameter | None:
     return None if layer.bias is None else nn.Parameter(layer.bias.detach().clone())
 
 
-def _linear(layer: SparseLinear) -> nn.Linear:
-    """The nn.Linear of the same weight and bias; on meta first, so that no random weight is drawn."""
-    linear = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
-    linear.weight = nn.Parameter(layer.to_dense())
-    linear.register_parameter("bias", _bias_of(layer))
-    return linear
-
-
 class Masked(nn.Module):
     """(b) The weight is multiplied by the mask in every forward."""
 
@@ -99,16 +91,8 @@ class _MaskedGradient(torch.autograd.Function):
         return grad_x, grad_weight, grad_bias, None
 
 
-class MaskedFunction(nn.Module):
+class MaskedFunction(Masked):
     """(c) A custom autograd Function: dense weight, the mask applied to its gradient."""
-
-    mask: Tensor
-
-    def __init__(self, layer: SparseLinear) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(layer.to_dense())
-        self.bias = _bias_of(layer)
-        self.register_buffer("mask", mask_of(layer))
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, in_features) to (batch, out_features)."""
@@ -118,7 +102,7 @@ class MaskedFunction(nn.Module):
 
 def _hooked(layer: SparseLinear) -> nn.Module:
     """(d) nn.Linear, its weight masked once, its gradient masked by a hook."""
-    linear, mask = _linear(layer), mask_of(layer)
+    linear, mask = layer.to_linear(), mask_of(layer)
     linear.register_buffer("mask", mask)
     linear.weight.register_hook(lambda grad: grad * mask)
     return linear
@@ -126,7 +110,7 @@ def _hooked(layer: SparseLinear) -> nn.Module:
 
 def _pruned(layer: SparseLinear) -> nn.Module:
     """(e) torch.nn.utils.prune: the weight is masked anew by a hook in front of every forward."""
-    linear = _linear(layer)
+    linear = layer.to_linear()
     prune.custom_from_mask(linear, "weight", mask_of(layer))
     return linear
 
@@ -168,7 +152,7 @@ BASELINES: dict[str, System] = {
     system.name: system
     for system in (
         System(
-            "dense", "a", "nn.Linear, no mask", _linear, ledger.dense,
+            "dense", "a", "nn.Linear, no mask", SparseLinear.to_linear, ledger.dense,
             dead_weights="are trained like the others",
         ),
         System(
