@@ -96,7 +96,7 @@ def to_pattern_and_values(
     device, dtype = checks.device("device", device), checks.floating_dtype("dtype", dtype)
     csr, owned = _canonical(adjacency, keep_values=True)
     pattern = _csr_pattern(csr, owned, None).to(device)
-    return pattern, torch.from_numpy(csr.data).to(device, dtype, copy=not owned)
+    return pattern, _tensor(csr.data).to(device, dtype, copy=not owned)
 
 
 def submatrix(adjacency: Any, rows: Any, columns: Any, *, keep_values: bool) -> sp.csr_array:
@@ -205,6 +205,7 @@ def _canonical(adjacency: Any, keep_values: bool) -> tuple[sp.csr_array, bool]:
     _check_indices(adjacency)
     _check_numbers(adjacency.dtype, getattr(adjacency, "data", None))
     owned = adjacency.format != "csr"
+    adjacency = adjacency.astype(_plain(adjacency.dtype), copy=False)
     if not keep_values and adjacency.format in ("csr", "csc", "coo"):
         adjacency = _structure(adjacency)
     csr = sp.csr_array(adjacency)
@@ -216,7 +217,7 @@ def _canonical(adjacency: Any, keep_values: bool) -> tuple[sp.csr_array, bool]:
 
 
 def _csr_pattern(csr: sp.csr_array, owned: bool, index_dtype: torch.dtype | None) -> SparsityPattern:
-    indices = torch.from_numpy(csr.indptr), torch.from_numpy(csr.indices)
+    indices = _tensor(csr.indptr), _tensor(csr.indices)
     return SparsityPattern(*indices, csr.shape, index_dtype=index_dtype, copy=not owned)
 
 
@@ -265,7 +266,7 @@ def _dense(adjacency: Any) -> np.ndarray[Any, Any]:
     if array.ndim != 2:
         raise ValueError(message("adjacency", "2 dimensions (rows, columns)", f"shape {array.shape}"))
     _check_numbers(array.dtype, array)
-    return array.astype(np.float32) if array.dtype == np.float16 else array
+    return array.astype(_plain(array.dtype), copy=False)
 
 
 def _check_numbers(dtype: np.dtype[Any], data: Any) -> None:
@@ -277,6 +278,18 @@ def _check_numbers(dtype: np.dtype[Any], data: Any) -> None:
         if bad:
             expected = "finite numbers (an entry that is stored is a connection)"
             raise ValueError(message("adjacency", expected, f"{bad} entries that are NaN or infinite"))
+
+
+def _plain(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The nearest dtype that both scipy.sparse and torch know."""
+    if dtype.kind == "f" and dtype.itemsize not in (4, 8):
+        return np.dtype(np.float32 if dtype.itemsize < 4 else np.float64)
+    return dtype.newbyteorder("=")
+
+
+def _tensor(array: np.ndarray[Any, Any]) -> Tensor:
+    """The array as torch sees it; a copy of one that is read-only, which torch does not share."""
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
 def _check_indices(adjacency: Any) -> None:

@@ -376,7 +376,8 @@ def _initial_bound(pattern: SparsityPattern, dtype: torch.dtype) -> Tensor:
     That is Kaiming's uniform distribution with a = sqrt(5) for each output by itself
     (He et al., Delving deep into rectifiers, 2015).
     """
-    bound = pattern.fan_in().double().rsqrt()
+    wide = torch.promote_types(dtype, torch.float32)
+    bound = pattern.fan_in().to(wide).rsqrt()
     return bound.masked_fill_(bound.isinf(), 0).to(dtype)
 
 

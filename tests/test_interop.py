@@ -32,6 +32,14 @@ def _torch_csc(matrix: sp.csr_array) -> torch.Tensor:
     return torch.sparse_csc_tensor(*parts, size=csc.shape, check_invariants=True)
 
 
+def _read_only(matrix: sp.csr_array) -> sp.csr_array:
+    """As a matrix out of a memory map is, in joblib's workers for one."""
+    matrix = matrix.copy()
+    for part in (matrix.data, matrix.indices, matrix.indptr):
+        part.flags.writeable = False
+    return matrix
+
+
 class _Frame:
     """Something that numpy can read, as a pandas.DataFrame is."""
 
@@ -47,6 +55,10 @@ FORMS: dict[str, Callable[[sp.csr_array], Any]] = {
         f"scipy {kind} array": lambda m, kind=kind: m.asformat(kind)
         for kind in ("csr", "csc", "coo", "lil", "dok")
     },
+    "scipy csr array, read-only": _read_only,
+    "scipy csr array of long double": lambda m: m.astype(np.longdouble),
+    "numpy long double": lambda m: m.toarray().astype(np.longdouble),
+    "numpy big-endian": lambda m: m.toarray().astype(">f8"),
     "scipy csr matrix": lambda m: sp.csr_matrix(m),
     "scipy coo matrix": lambda m: sp.coo_matrix(m),
     "scipy bsr array": lambda m: sp.bsr_array(m, blocksize=(1, 1)),
