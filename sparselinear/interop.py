@@ -284,7 +284,8 @@ def _plain(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """The nearest dtype that both scipy.sparse and torch know."""
     if dtype.kind == "f" and dtype.itemsize not in (4, 8):
         return np.dtype(np.float32 if dtype.itemsize < 4 else np.float64)
-    return dtype.newbyteorder("=")
+    native: np.dtype[Any] = dtype.newbyteorder("=")
+    return native
 
 
 def _tensor(array: np.ndarray[Any, Any]) -> Tensor:

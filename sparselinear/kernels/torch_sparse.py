@@ -47,4 +47,12 @@ class TorchKernel(TiledKernel):
 
     def sample(self, accumulator: Any, grad_tile: Tensor, tile: Tensor) -> None:  # noqa: D102
         grad_tile, tile = grad_tile.to(accumulator.dtype), tile.to(accumulator.dtype)
+        if 1 < tile.shape[1] < 8 and tile.dtype == torch.float32 and tile.device.type == "cpu":
+            # Zeros up to a whole vector: sampled_addmm sums less than one an element at a time. 168,000
+            # connections took 0.8 ms at a width of 2, 4.1 at 7, and 0.18 at 8 (2 cores).
+            missing = (0, 8 - tile.shape[1])
+            grad_tile, tile = (
+                torch.nn.functional.pad(grad_tile, missing),
+                torch.nn.functional.pad(tile, missing),
+            )
         torch.sparse.sampled_addmm(accumulator, grad_tile, tile.t(), beta=1.0, out=accumulator)
