@@ -1,4 +1,4 @@
-"""What the documentation says in numbers, held against what is measured."""
+"""What the documentation says: its numbers held against what is measured, its examples run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import torch
 
 from sparselinear import SparseLinear
 
-MEMORY = Path(__file__).parent.parent / "docs" / "memory.md"
+ROOT = Path(__file__).parent.parent
+MEMORY = ROOT / "docs" / "memory.md"
 
 
 def _table() -> dict[str, list[float]]:
@@ -46,3 +47,20 @@ def test_byte_ledger(column: int, dtype: torch.dtype) -> None:
     assert (
         sum(t.nbytes for t in kept if t.numel() >= layer.nnz) == measured["values"] + measured["col_indices"]
     )
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
+def test_examples_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    blocks = re.findall(
+        r"^```python\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
+    assert blocks
+    names: dict[str, object] = {}
+    for block in blocks:
+        exec(compile(block, page, "exec"), names)
+    if page == "README.md":
+        state = torch.load("net.pt", weights_only=True)
+        layer = SparseLinear.from_state_dict(state, prefix="0.")
+        assert (layer.in_features, layer.nnz) == (20_000, 30_000)
