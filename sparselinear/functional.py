@@ -21,15 +21,14 @@ def sparse_linear(
     """``input @ W.T + bias`` with W given by its connections alone.
 
     Gradients exist for the input, the values and the bias; a connection that is not in the pattern
-    has none. No array of out_features x in_features, and none of nnz x batch, is made on the way.
+    has none. No array of out_features x in_features, and none of nnz x batch, is made on the way. Under
+    autocast the tensors are cast as those of ``torch.nn.functional.linear`` are.
 
     Args:
         input: ``(*, in_features)``, of the dtype and device of values.
         values: (nnz,) one number a connection, in the CSR order of the pattern.
         pattern: the connections of W, (out_features, in_features).
         bias: (out_features,) or None.
-
-    Under autocast the tensors are cast as those of ``torch.nn.functional.linear`` are.
 
     Returns:
         ``(*, out_features)``. Contiguous for a contiguous input; for a 2-D input whose features are the

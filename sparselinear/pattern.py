@@ -142,6 +142,9 @@ class SparsityPattern:
         return self.transposed.col_indices
 
     def _transposition(self) -> _Transpose:
+        if self._transpose is None and self._source is not None:  # on meta
+            pattern, permutation = self._source._transposition()
+            self._transpose = _Transpose(pattern.to(self.device), permutation.to(self.device))
         if self._transpose is None:
             self._transpose = _transpose(self)
         return self._transpose

@@ -238,6 +238,21 @@ def test_load_state_dict_into_a_meta_layer() -> None:
     torch.testing.assert_close(empty(x), layer(x), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_shapes_on_meta(dtype: torch.dtype) -> None:
+    layer, linear = (
+        kind(53, 37, *rest, device="meta", dtype=dtype)
+        for kind, rest in ((SparseLinear, (ADJACENCY,)), (nn.Linear, ()))
+    )
+    x = torch.randn(2, 5, 53, device="meta", dtype=dtype, requires_grad=True)
+    output, expected = layer(x), linear(x)
+    assert (output.shape, output.dtype, output.device) == (expected.shape, expected.dtype, expected.device)
+    output.sum().backward()
+    assert x.grad is not None
+    assert x.grad.is_meta
+    assert layer.values.grad.shape == (layer.nnz,)
+
+
 def test_skip_init_and_to_empty_keep_the_pattern() -> None:
     layer = nn.utils.skip_init(SparseLinear, 53, 37, ADJACENCY)
     assert layer.pattern.equals(SparseLinear.from_scipy(ADJACENCY).pattern)

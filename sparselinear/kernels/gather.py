@@ -55,6 +55,8 @@ class GatherKernel(TiledKernel):
 
 
 def _chunks(pattern: SparsityPattern, tile: Tensor) -> Iterator[tuple[int, int]]:
+    if tile.is_meta:  # shapes alone: nothing to gather
+        return
     length = max(1, _CHUNK_ELEMENTS // tile.shape[1])
     for start in range(0, pattern.nnz, length):
         yield start, min(start + length, pattern.nnz)
