@@ -64,10 +64,10 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("with_bias", [True, False], ids=["bias", "no bias"])
 @pytest.mark.parametrize("kernel", ["torch", "gather"])
-def test_gradcheck(case: Case, layout: str, with_bias: bool, kernel: str) -> None:
+@pytest.mark.parametrize("batch", [0, 1, 3])
+def test_gradcheck(case: Case, layout: str, with_bias: bool, kernel: str, batch: int) -> None:
     pattern = interop.to_pattern(case.adjacency)
     generator = torch.Generator().manual_seed(0)
-    batch = 3
     x = torch.randn(batch, pattern.in_features, dtype=torch.float64, generator=generator)
     x = LAYOUTS[layout](x).detach().requires_grad_()
     values = torch.randn(pattern.nnz, dtype=torch.float64, generator=generator, requires_grad=True)
