@@ -53,7 +53,7 @@ def sparse_linear(
     if input.dim() != 2:
         input = input.reshape(batch, pattern.in_features)
     kernel = kernels.choose(pattern, values.dtype, batch)
-    output: Tensor = _SparseLinear.apply(input, values, bias, pattern, kernel)
+    output: Tensor = _SparseLinear.apply(input, values.contiguous(), bias, pattern, kernel)
     return output if output.shape[:-1] == leading else output.reshape(*leading, pattern.out_features)
 
 

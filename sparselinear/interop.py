@@ -202,9 +202,12 @@ def _canonical(adjacency: Any, keep_values: bool) -> tuple[sp.csr_array, bool]:
         return sp.csr_array(_dense(adjacency)), True
     if adjacency.ndim != 2:
         raise ValueError(message("adjacency", "2 dimensions (rows, columns)", f"shape {adjacency.shape}"))
-    _check_indices(adjacency)
-    _check_numbers(adjacency.dtype, getattr(adjacency, "data", None))
     owned = adjacency.format != "csr"
+    if adjacency.format in ("lil", "dok"):  # their numbers are not in one array
+        _check_numbers(adjacency.dtype, None)
+        adjacency = adjacency.tocsr()
+    _check_indices(adjacency)
+    _check_numbers(adjacency.dtype, adjacency.data)
     adjacency = adjacency.astype(_plain(adjacency.dtype), copy=False)
     if not keep_values and adjacency.format in ("csr", "csc", "coo"):
         adjacency = _structure(adjacency)

@@ -109,6 +109,9 @@ WRONG = [
         "infinite", lambda: SparseLinear.from_scipy(EYE * np.inf), ValueError, "3 entries .* NaN or infinite"
     ),
     Wrong("NaN tensor", lambda: SparseLinear(2, 1, torch.tensor([[torch.nan, 1]])), ValueError, "NaN"),
+    Wrong("NaN in LIL", lambda: SparseLinear(4, 3, (EYE * np.nan).tolil()), ValueError, "3 entries .* NaN"),
+    Wrong("NaN in DOK", lambda: SparseLinear(4, 3, (EYE * np.nan).todok()), ValueError, "3 entries .* NaN"),
+    Wrong("complex LIL", lambda: SparseLinear(4, 3, (EYE * 1j).tolil()), TypeError, "complex128"),
     # Its indices.
     Wrong(
         "column too large",

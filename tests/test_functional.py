@@ -141,6 +141,24 @@ def _check_against_oracle(
 
 
 @each_kernel
+@pytest.mark.parametrize("batch", [1, 5, 40])
+def test_values_in_any_layout(kernel: str, dtype: torch.dtype, batch: int) -> None:
+    """Values that are a view are those of a contiguous copy, to the last bit."""
+    pattern = interop.to_pattern(CASES[1].adjacency)
+    x = torch.randn(batch, pattern.in_features).to(dtype)
+    for values in (
+        torch.randn(2 * pattern.nnz).to(dtype)[::2],
+        torch.randn(1).to(dtype).expand(pattern.nnz),
+    ):
+        with kernels.use(kernel):
+            output = functional.sparse_linear(x, values, pattern)
+            expected = functional.sparse_linear(
+                x, values.clone(memory_format=torch.contiguous_format), pattern
+            )
+        assert torch.equal(output, expected)
+
+
+@each_kernel
 @pytest.mark.parametrize("batch", [1, 16, 40])
 def test_memory_layout_follows_input(kernel: str, dtype: torch.dtype, batch: int) -> None:
     pattern = interop.to_pattern(CASES[1].adjacency)

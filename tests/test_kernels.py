@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import warnings
 
+import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 from cases import CASES
 
@@ -96,16 +98,23 @@ def test_no_beta_warning_reaches_the_user() -> None:
         repr(layer.weight)
 
 
-def test_results_do_not_depend_on_threads() -> None:
-    pattern = interop.to_pattern(ADJACENCY)
-    values, x = torch.randn(pattern.nnz, requires_grad=True), torch.randn(200, 53, requires_grad=True)
+@pytest.mark.parametrize("name", ["torch", "embedding_bag", "gather"])
+def test_results_do_not_depend_on_threads(name: str) -> None:
+    """On a layer large enough for torch to share its products out between threads."""
+    if kernels.available()[name] is not None:
+        pytest.skip(str(kernels.available()[name]))
+    adjacency = sp.random_array((3000, 2500), density=0.01, rng=np.random.default_rng(0))
+    pattern = interop.to_pattern(adjacency)
+    values, bias = torch.randn(pattern.nnz, requires_grad=True), torch.randn(3000, requires_grad=True)
+    x = torch.randn(100, 2500, requires_grad=True)
     threads = torch.get_num_threads()
     results = []
     try:
-        for count in (1, 2, 3):
+        for count in (1, 2, 3, 2):
             torch.set_num_threads(count)
-            output = functional.sparse_linear(x, values, pattern)
-            results.append((output, *torch.autograd.grad(output.square().sum(), (x, values))))
+            with kernels.use(name):
+                output = functional.sparse_linear(x, values, pattern, bias)
+            results.append((output, *torch.autograd.grad(output.square().sum(), (x, values, bias))))
     finally:
         torch.set_num_threads(threads)
     for other in results[1:]:
