@@ -1,7 +1,8 @@
 """The kernels that compute a sparse layer, and the choice between them.
 
 ``torch`` runs ``torch.sparse.mm`` (MKL on a CPU, cuSPARSE on CUDA) and is the reference that every
-other is tested against; ``embedding_bag`` and ``gather`` run where it is slower or does not exist.
+other is tested against. ``native`` is our own, in C++, and runs on every CPU that has a compiler;
+``embedding_bag`` and ``gather`` run where there is none, or where the device has no sparse product.
 """
 
 from .choice import available, choose, explain, use

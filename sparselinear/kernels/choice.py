@@ -15,13 +15,14 @@ from ..pattern import SparsityPattern
 from .base import Kernel
 from .embedding_bag import EmbeddingBagKernel
 from .gather import GatherKernel
+from .native import NativeKernel
 from .torch_sparse import TorchKernel
 
-_FAMILY: dict[str, Kernel] = {k.name: k for k in (TorchKernel(), EmbeddingBagKernel(), GatherKernel())}
-_TORCH, _EMBEDDING_BAG, _GATHER = _FAMILY.values()
+_TORCH, _EMBEDDING_BAG, _GATHER, _NATIVE = TorchKernel(), EmbeddingBagKernel(), GatherKernel(), NativeKernel()
+_FAMILY: dict[str, Kernel] = {k.name: k for k in (_TORCH, _EMBEDDING_BAG, _GATHER, _NATIVE)}
 _forced: ContextVar[Kernel | None] = ContextVar("sparselinear_kernel", default=None)
 
-# From this batch on FBGEMM's product is the faster one. MKL's time over FBGEMM's, on 2 cores with AVX-512:
+# Where there is no native kernel. From this batch on FBGEMM's product is the faster one. MKL's time over FBGEMM's, on 2 cores with AVX-512:
 #   float32    4096 x 4096, 1 %   batch 8: 0.72   16: 0.92   24: 0.99   32: 1.12   64: 1.23
 #              4096 x 4096, 10 %         8: 0.53   16: 0.58   24: 0.93   32: 1.17   64: 1.41
 #              200,000, 20 a row         8: 0.78   16: 1.08   24: 0.99   32: 1.07   64: 1.14
@@ -72,7 +73,7 @@ def use(name: str) -> Iterator[None]:
     Backward runs the kernel that ran forward, wherever it is called.
 
     Args:
-        name: ``"torch"``, ``"embedding_bag"`` or ``"gather"``.
+        name: ``"native"``, ``"torch"``, ``"embedding_bag"`` or ``"gather"``.
 
     Raises:
         ValueError: there is no kernel of that name.
@@ -102,10 +103,13 @@ def _decide(pattern: SparsityPattern, dtype: torch.dtype, batch: int) -> tuple[K
         return _GATHER, problem
     if device.type == "cuda":
         return _TORCH, "cuSPARSE"
+    missing = _NATIVE.unavailable(device, dtype)
+    if missing is None:
+        return _NATIVE, "compiled for this CPU, the fastest at every batch and density"
     problem = _EMBEDDING_BAG.unavailable(device, dtype)
     if problem:
-        return _TORCH, problem
+        return _TORCH, f"{problem} ({missing})"
     least = _EMBEDDING_BAG_BATCH[dtype]
     if batch < least:
-        return _TORCH, f"batch {batch} is below {least}, where MKL is as fast or faster"
-    return _EMBEDDING_BAG, f"batch {batch} is {least} or more, where FBGEMM is faster than MKL"
+        return _TORCH, f"batch {batch} is below {least}, where MKL is as fast as FBGEMM or faster ({missing})"
+    return _EMBEDDING_BAG, f"batch {batch} is {least} or more, where FBGEMM is faster than MKL ({missing})"

@@ -1,0 +1,46 @@
+// The inner loops: some rows of a sparse matrix times a panel, and the fused backward over some columns,
+// for panels of one width each. Instantiated in micro_float.cpp and micro_double.cpp.
+#pragma once
+
+#include "panel.h"
+
+namespace sparselinear {
+
+// Compressed rows: offsets (rows + 1,), index (nnz,) with as many values, in the type of the sums. To the
+// backward the columns of W are the rows.
+template <class A, class I>
+struct Sparse {
+  const I* offsets;
+  const I* index;
+  const A* values;
+  int64_t rows;
+  int64_t nnz() const {
+    return rows ? static_cast<int64_t>(offsets[rows]) : 0;
+  }
+};
+
+// What the connections from `offsets[0]` on belong to: `rows` rows, row r up to offsets[r + 1].
+template <class I>
+struct Span {
+  const I* offsets;
+  int64_t rows;
+};
+
+// The loops for one width of panels. `sums` and the other results have a row of `width` for each row of
+// the span.
+template <class A, class I>
+struct Micro {
+  int lanes, width;
+  // sums = W panel
+  void (*multiply)(const Panel<A>&, const Sparse<A, I>&, Span<I>, A* sums);
+  // sums = W panel, and dots[k] (+)= panel row index[k] . x row of connection k, in one pass.
+  void (*multiply_and_dot)(const Panel<A>&, const Sparse<A, I>&, Span<I>, const A* x, bool add, A* sums, A* dots);
+  // The dot products alone; there need be no values.
+  void (*dot)(const Panel<A>&, const Sparse<A, I>&, Span<I>, const A* x, bool add, A* sums, A* dots);
+};
+
+// For 1, 4, 8, ... lanes, up to kLanes<A>, of which there are then 1 to 4 vectors.
+template <class A, class I>
+Micro<A, I> micro(int lanes, int vectors);
+
+}  // namespace sparselinear

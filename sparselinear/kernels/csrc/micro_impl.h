@@ -1,0 +1,125 @@
+// Definition of the inner loops that micro.h declares.
+#pragma once
+
+#include "micro.h"
+
+namespace sparselinear {
+
+// Rows of a panel that does not fit in the second-level cache are fetched this many connections ahead.
+constexpr int64_t kAhead = 16;
+
+// Asks for the rows of the panel that `count` connections from k on will read.
+template <int W, class A, class I>
+inline void fetch(const Panel<A>& panel, const Sparse<A, I>& w, int64_t k, int count) {
+  const int64_t end = std::min(k + count, w.nnz());
+  for (; k < end; ++k)
+    for (int i = 0; i < W; i += 64 / static_cast<int>(sizeof(A))) __builtin_prefetch(panel.row(w.index[k]) + i);
+}
+
+// sum (+)= values[k] * row index[k] of the panel, over k from first to last.
+template <int L, int V, class A, class I>
+inline void weighted_sum(const Panel<A>& panel, const Sparse<A, I>& w, int64_t first, int64_t last, bool add, A* sum) {
+  constexpr int kChains = V >= 4 ? 2 : 8 / V;  // independent sums, to hide the latency of an addition
+  using Vec = Vector<A, L>;
+  Vec chain[kChains][V] = {};
+  if (add)
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) chain[0][v] = load<L>(sum + v * L);
+  const auto step = [&](Vec(&into)[V], int64_t k) __attribute__((always_inline)) {
+    const A* row = panel.row(w.index[k]);
+    const A value = w.values[k];
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) into[v] += value * load<L>(row + v * L);
+  };
+  int64_t k = first;
+  for (; k + kChains <= last; k += kChains) {
+    if (panel.far) fetch<L * V>(panel, w, k + kAhead, kChains);
+#pragma GCC unroll 8
+    for (int c = 0; c < kChains; ++c) step(chain[c], k + c);
+  }
+  for (; k < last; ++k) step(chain[0], k);
+#pragma GCC unroll 8
+  for (int v = 0; v < V; ++v) {
+#pragma GCC unroll 8
+    for (int c = 1; c < kChains; ++c) chain[0][v] += chain[c][v];
+    store<L, A>(sum + v * L, chain[0][v]);
+  }
+}
+
+// sum (+)= as above over the panel of grad_output, and dots[k] (+)= row index[k] . x. Each row is loaded once.
+template <int L, int V, bool kSum, class A, class I>
+inline void sum_and_dots(const Panel<A>& panel, const Sparse<A, I>& w, int64_t first, int64_t last, const A* x,
+                         bool add_sum, A* sum, bool add_dots, A* dots) {
+  using Vec = Vector<A, L>;
+  Vec column[V], total[V] = {};
+#pragma GCC unroll 8
+  for (int v = 0; v < V; ++v) column[v] = load<L>(x + v * L);
+  if (kSum && add_sum)
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) total[v] = load<L>(sum + v * L);
+  const auto step = [&](int64_t k) __attribute__((always_inline)) {
+    const A* row = panel.row(w.index[k]);
+    A value = 0;
+    if constexpr (kSum) value = w.values[k];
+    Vec even = {}, odd = {};
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) {
+      Vec y = load<L>(row + v * L);
+      keep_in_register(y);
+      if constexpr (kSum) total[v] += value * y;
+      (v % 2 ? odd : even) += column[v] * y;
+    }
+    return V > 1 ? even + odd : even;
+  };
+  int64_t k = first;
+  for (; k + L <= last; k += L) {
+    if (panel.far) fetch<L * V>(panel, w, k + kAhead, L);
+    Vec found = sums<A, L, L>(0, [&](int j) __attribute__((always_inline)) { return step(k + j); });
+    if (add_dots) found += load<L>(dots + k);
+    store<L, A>(dots + k, found);
+  }
+  if (k < last) {
+    Vec rest[L] = {};
+    for (int64_t j = 0; k + j < last; ++j) rest[j] = step(k + j);
+    const Vec found = sums<A, L, L>(0, [&](int j) __attribute__((always_inline)) { return rest[j]; });
+    for (int64_t j = 0; k + j < last; ++j) dots[k + j] = add_dots ? dots[k + j] + found[j] : found[j];
+  }
+  if constexpr (kSum)
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) store<L, A>(sum + v * L, total[v]);
+}
+
+template <int L, int V, class A, class I>
+void multiply(const Panel<A>& panel, const Sparse<A, I>& w, Span<I> span, A* sums) {
+  for (int64_t r = 0; r < span.rows; ++r)
+    weighted_sum<L, V>(panel, w, span.offsets[r], span.offsets[r + 1], false, sums + r * L * V);
+}
+
+template <int L, int V, bool kSum, class A, class I>
+void multiply_and_dot(const Panel<A>& panel, const Sparse<A, I>& w, Span<I> span, const A* x, bool add, A* sums, A* dots) {
+  for (int64_t r = 0; r < span.rows; ++r)
+    sum_and_dots<L, V, kSum>(panel, w, span.offsets[r], span.offsets[r + 1], x + r * L * V, false, sums + r * L * V, add, dots);
+}
+
+template <int L, int V, class A, class I>
+Micro<A, I> micro_of() {
+  return {L, L * V, multiply<L, V, A, I>, multiply_and_dot<L, V, true, A, I>, multiply_and_dot<L, V, false, A, I>};
+}
+
+template <class A, class I>
+Micro<A, I> micro(int lanes, int vectors) {
+  constexpr int N = kLanes<A>;
+  if (lanes == 1) return micro_of<1, 1, A, I>();
+  if constexpr (N > 4)
+    if (lanes == 4) return micro_of<4, 1, A, I>();
+  if constexpr (N > 8)
+    if (lanes == 8) return micro_of<8, 1, A, I>();
+  switch (vectors) {
+    case 1: return micro_of<N, 1, A, I>();
+    case 2: return micro_of<N, 2, A, I>();
+    case 3: return micro_of<N, 3, A, I>();
+    default: return micro_of<N, 4, A, I>();
+  }
+}
+
+}  // namespace sparselinear

@@ -1,0 +1,143 @@
+// Panels: activations of a slice of the batch, feature-major, (features, width), in the type of the
+// sums. Packing a panel transposes batch-major activations and widens half types on the way; tiles of
+// results go back the same way.
+#pragma once
+
+#include <algorithm>
+
+#include "vector.h"
+
+namespace sparselinear {
+
+// (batch, features) with one of the two strides 1, in elements.
+template <class S>
+struct Activations {
+  S* data;
+  int64_t batch, features;
+  int64_t batch_stride, feature_stride;
+  bool feature_major() const {
+    return batch_stride == 1;
+  }
+  S* at(int64_t b, int64_t f) const {
+    return data + b * batch_stride + f * feature_stride;
+  }
+};
+
+// What the kernels read: row f of a panel begins at data + f * stride.
+template <class A>
+struct Panel {
+  const A* data;
+  int64_t stride;
+  bool far;  // larger than the second-level cache
+  const A* row(int64_t f) const {
+    return data + f * stride;
+  }
+};
+
+// Features that are transposed together: two lines of the batch-major side in a row, which the hardware
+// fetches in pairs (half the time of one line, 4096 features, float32).
+constexpr int64_t kBlock = 32;
+// The widest panel, in samples.
+constexpr int kMostWidth = 4 * kLanes<float>;
+
+// Block of L x L elements, transposed on the way: row j of `from` becomes lane j of each row of `to`.
+template <int L, class S, class T>
+inline void transpose_block(const S* from, int64_t from_stride, T* to, int64_t to_stride) {
+  Vector<Accumulator<S>, L> block[L];
+#pragma GCC unroll 16
+  for (int j = 0; j < L; ++j) block[j] = load<L>(from + j * from_stride);
+  transpose<Accumulator<S>, L>(block);
+#pragma GCC unroll 16
+  for (int i = 0; i < L; ++i) store<L, T>(to + i * to_stride, block[i]);
+}
+
+// Features first to last of `from`, samples sample to sample + count <= width: packed into rows of
+// `width` at `to`, with zeros after the last sample.
+template <int L, class A, class S>
+void pack(const Activations<S>& from, int64_t first, int64_t last, int64_t sample, int64_t count, A* to,
+          int64_t width) {
+  if (from.feature_major()) {
+    for (int64_t f = first; f < last; ++f, to += width) {
+      const S* row = from.at(sample, f);
+      int64_t b = 0;
+      for (; b + L <= count; b += L) store<L, A>(to + b, load<L>(row + b));
+      for (; b < width; ++b) to[b] = b < count ? load_one(row + b) : A(0);
+    }
+    return;
+  }
+  for (int64_t begin = first; begin < last; begin += kBlock) {
+    const int64_t end = std::min<int64_t>(begin + kBlock, last);
+    for (int64_t b = 0; b < width; b += L) {
+      const int64_t samples = std::min<int64_t>(L, count - b);
+      for (int64_t f = begin; f < end; f += L) {
+        const S* source = from.at(sample + b, f);
+        A* target = to + (f - first) * width + b;
+        if (samples == L && f + L <= end) {
+          transpose_block<L>(source, from.batch_stride, target, width);
+          continue;
+        }
+        for (int64_t i = 0; i < L && f + i < end; ++i)
+          for (int64_t j = 0; j < L; ++j)
+            target[i * width + j] = j < samples ? load_one(source + j * from.batch_stride + i) : A(0);
+      }
+    }
+  }
+}
+
+// Rows first to last of results, in rows of `width` at `from`, with the bias added, are written to
+// samples sample to sample + count of `to`.
+template <int L, class A, class S>
+void unpack(A* from, int64_t width, int64_t first, int64_t last, int64_t sample, int64_t count, const S* bias,
+            const Activations<S>& to) {
+  if (bias)
+    for (int64_t f = first; f < last; ++f) {
+      A* row = from + (f - first) * width;
+      const A b = load_one(bias + f);
+      for (int64_t i = 0; i < width; i += L) store<L, A>(row + i, load<L>(row + i) + b);
+    }
+  if (to.feature_major()) {
+    for (int64_t f = first; f < last; ++f, from += width) {
+      S* row = to.at(sample, f);
+      int64_t b = 0;
+      for (; b + L <= count; b += L) store<L, S>(row + b, load<L>(from + b));
+      for (; b < count; ++b) store_one(row + b, from[b]);
+    }
+    return;
+  }
+  for (int64_t b = 0; b < count; b += L) {
+    const int64_t samples = std::min<int64_t>(L, count - b);
+    for (int64_t f = first; f < last; f += L) {
+      const A* source = from + (f - first) * width + b;
+      S* target = to.at(sample + b, f);
+      if (samples == L && f + L <= last) {
+        transpose_block<L>(source, width, target, to.batch_stride);
+        continue;
+      }
+      for (int64_t j = 0; j < samples; ++j)
+        for (int64_t i = 0; i < L && f + i < last; ++i)
+          store_one(target + j * to.batch_stride + i, source[i * width + j]);
+    }
+  }
+}
+
+// Packing and unpacking for one number of lanes.
+template <class A, class S>
+struct Packing {
+  void (*pack)(const Activations<S>& from, int64_t first, int64_t last, int64_t sample, int64_t count, A* to,
+               int64_t width);
+  void (*unpack)(A* from, int64_t width, int64_t first, int64_t last, int64_t sample, int64_t count, const S* bias,
+                 const Activations<S>& to);
+};
+
+template <class A, class S>
+Packing<A, S> packing(int lanes) {
+  constexpr int N = kLanes<A>;
+  if (lanes == 1) return {pack<1, A, S>, unpack<1, A, S>};
+  if constexpr (N > 4)
+    if (lanes == 4) return {pack<4, A, S>, unpack<4, A, S>};
+  if constexpr (N > 8)
+    if (lanes == 8) return {pack<8, A, S>, unpack<8, A, S>};
+  return {pack<N, A, S>, unpack<N, A, S>};
+}
+
+}  // namespace sparselinear

@@ -1,0 +1,72 @@
+// Scratch memory for panels, kept between calls: to page in a fresh megabyte takes as long as to pack it.
+#pragma once
+
+#include <sys/mman.h>
+
+#include <cstdlib>
+#include <mutex>
+#include <new>
+#include <vector>
+
+namespace sparselinear {
+
+class Scratch {
+ public:
+  explicit Scratch(size_t bytes) : bytes_((bytes + kPage - 1) / kPage * kPage) {
+    if (bytes == 0) return;
+    {
+      std::lock_guard<std::mutex> lock(mutex());
+      auto& kept = Scratch::kept();
+      for (auto block = kept.begin(); block != kept.end(); ++block)
+        if (block->bytes >= bytes_ && block->bytes <= 2 * bytes_ + kPage) {
+          data_ = block->data;
+          bytes_ = block->bytes;
+          kept.erase(block);
+          return;
+        }
+    }
+    data_ = std::aligned_alloc(kPage, bytes_);
+    if (!data_) throw std::bad_alloc();
+#ifdef MADV_HUGEPAGE
+    madvise(data_, bytes_, MADV_HUGEPAGE);
+#endif
+  }
+  ~Scratch() {
+    if (!data_) return;
+    std::lock_guard<std::mutex> lock(mutex());
+    auto& kept = Scratch::kept();
+    size_t held = bytes_;
+    for (const auto& block : kept) held += block.bytes;
+    if (held <= kMostKept)
+      kept.push_back({data_, bytes_});
+    else
+      std::free(data_);
+  }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+
+  template <class T>
+  T* as() const {
+    return static_cast<T*>(data_);
+  }
+
+ private:
+  static constexpr size_t kPage = size_t{2} << 20;
+  static constexpr size_t kMostKept = size_t{64} << 20;
+  struct Block {
+    void* data;
+    size_t bytes;
+  };
+  static std::mutex& mutex() {
+    static std::mutex m;
+    return m;
+  }
+  static std::vector<Block>& kept() {
+    static auto* blocks = new std::vector<Block>();  // outlives the threads that may still use it
+    return *blocks;
+  }
+  void* data_ = nullptr;
+  size_t bytes_;
+};
+
+}  // namespace sparselinear

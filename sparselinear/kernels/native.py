@@ -1,0 +1,96 @@
+"""The ``native`` kernel: C++ compiled for the machine it runs on; csrc/ holds the sources, build.py compiles.
+
+Batches are worked on in panels, (features, 16 to 64 samples), that stay in the second-level cache. Packing
+a panel transposes batch-major activations on the way, and backward yields both gradients in one pass over
+the columns of W. docs/roofline.md sets it against what the machine can do.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..checks import FLOATING
+from ..pattern import SparsityPattern
+from . import build
+from .base import Kernel
+
+
+class NativeKernel(Kernel):
+    """Products and the fused backward in C++, on torch's own threads.
+
+    Sums of bfloat16 and float16 are taken in float32. The results do not depend on the number of threads.
+    """
+
+    name = "native"
+
+    def unavailable(self, device: torch.device, dtype: torch.dtype) -> str | None:  # noqa: D102
+        if device.type != "cpu":
+            return "the native kernel runs on a CPU only"
+        return _problem() if dtype in FLOATING else f"values are not of {dtype}"
+
+    def spmm(  # noqa: D102
+        self, pattern: SparsityPattern, values: Tensor, input: Tensor, bias: Tensor | None = None
+    ) -> Tensor:
+        output: Tensor = _operator("spmm")(
+            pattern.crow_indices, pattern.col_indices, values, None, _strided(input), bias
+        )
+        return output
+
+    def spmm_transposed(self, pattern: SparsityPattern, values: Tensor, grad_output: Tensor) -> Tensor:  # noqa: D102
+        columns = pattern.transposed
+        grad_input: Tensor = _operator("spmm")(
+            columns.crow_indices,
+            columns.col_indices,
+            values,
+            pattern.permutation,
+            _strided(grad_output),
+            None,
+        )
+        return grad_input
+
+    def sddmm(self, pattern: SparsityPattern, grad_output: Tensor, input: Tensor) -> Tensor:  # noqa: D102
+        grad_values: Tensor = _backward(pattern, None, grad_output, input)[1]
+        return grad_values
+
+    def backward(  # noqa: D102
+        self, pattern: SparsityPattern, values: Tensor, grad_output: Tensor, input: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        grad_input, grad_values = _backward(pattern, values, grad_output, input)
+        return grad_input, grad_values
+
+
+def _backward(pattern: SparsityPattern, values: Tensor | None, grad_output: Tensor, input: Tensor) -> Any:
+    columns = pattern.transposed
+    return _operator("backward")(
+        columns.crow_indices,
+        columns.col_indices,
+        pattern.permutation,
+        values,
+        _strided(grad_output),
+        _strided(input),
+    )
+
+
+@cache
+def _problem() -> str | None:
+    """Why the library cannot be had; asked once, since the first time may take a compiler's seconds."""
+    try:
+        build.load()
+    except build.BuildError as error:
+        return str(error)
+    return None
+
+
+@cache
+def _operator(name: str) -> Any:
+    return getattr(torch.ops.sparselinear, name).default
+
+
+def _strided(activations: Tensor) -> Tensor:
+    """(batch, features) with one of its two strides 1."""
+    batch_stride, feature_stride = activations.stride()
+    return activations if feature_stride == 1 or batch_stride == 1 else activations.contiguous()
