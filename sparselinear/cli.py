@@ -1,5 +1,6 @@
 """The command line: arguments in, tables out. ``sparselinear profile`` sets dense and sparse side by side.
 
+``sparselinear build`` compiles the native kernels ahead of their first use.
 Results go to the standard output, progress and errors to the standard error. The exit code is 0 when
 all went well, 2 when arguments or files are wrong, 1 when the work itself failed, 130 after Ctrl-C, and
 141 when the reader of a pipe went away.
@@ -23,6 +24,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from . import checks, interop
+from .kernels import build
 from .pattern import SparsityPattern
 from .profiling import BASELINES, compare, profile, render
 
@@ -37,6 +39,13 @@ examples:
   sparselinear profile A.npz --batch 64           a file written by scipy.sparse.save_npz
   sparselinear profile A.mtx --baselines dense,csr --json result.json
 """
+
+_BUILD = (
+    "Compile the native CPU kernels unless the cache holds them, and print the path of the library; without "
+    "this command the first layer does so. The cache is the folder SPARSELINEAR_CACHE, or else sparselinear "
+    "in XDG_CACHE_HOME or in ~/.cache. The library is for one kind of CPU and one torch: build the image of "
+    "a container on the kind of machine that it runs on, with the same CXX and CXXFLAGS, if any."
+)
 
 
 class _UsageError(Exception):
@@ -85,6 +94,14 @@ def _complain(error: object, code: int) -> int:
 
 def _run(arguments: Sequence[str] | None) -> int:
     options = _parser().parse_args(arguments)
+    if options.command == "build":
+        build.load()
+        print(build.build())
+        return OK
+    return _profile(options)
+
+
+def _profile(options: argparse.Namespace) -> int:
     device = _device(options.device)
     if options.json not in (None, "-"):
         _check_writable(Path(options.json))
@@ -126,6 +143,12 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=shape,
     )
     _add_options(command)
+    commands.add_parser(
+        "build",
+        prog="sparselinear build",
+        help="compile the native CPU kernels now, not at first use",
+        description=_BUILD,
+    )
     return parser
 
 

@@ -235,6 +235,8 @@ def test_help_and_version(capsys: Capture) -> None:
         assert "sparselinear profile A.npz --batch 64" in out
         assert max(map(len, out.splitlines())) <= 100
     assert all(name in out for name in BASELINES)
+    assert cli.main(["build", "--help"]) == 0
+    assert "on the kind of machine that it runs on" in " ".join(capsys.readouterr().out.split())
     assert cli.main(["--version"]) == 0
     assert re.match(r"sparselinear \S+ \(torch \S+\)\n$", capsys.readouterr().out)
 

@@ -19,7 +19,7 @@ struct Sparse {
   }
 };
 
-// What the connections from `offsets[0]` on belong to: `rows` rows, row r up to offsets[r + 1].
+// What the connections from `offsets[0]` on belong to: at most kBlock rows, row r up to offsets[r + 1].
 template <class I>
 struct Span {
   const I* offsets;

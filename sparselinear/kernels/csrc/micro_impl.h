@@ -46,17 +46,14 @@ inline void weighted_sum(const Panel<A>& panel, const Sparse<A, I>& w, int64_t f
   }
 }
 
-// sum (+)= as above over the panel of grad_output, and dots[k] (+)= row index[k] . x. Each row is loaded once.
+// sum = as above over the panel of grad_output, and dots[k] (+)= row index[k] . x. Each row is loaded once.
 template <int L, int V, bool kSum, class A, class I>
 inline void sum_and_dots(const Panel<A>& panel, const Sparse<A, I>& w, int64_t first, int64_t last, const A* x,
-                         bool add_sum, A* sum, bool add_dots, A* dots) {
+                         A* sum, bool add_dots, A* dots) {
   using Vec = Vector<A, L>;
   Vec column[V], total[V] = {};
 #pragma GCC unroll 8
   for (int v = 0; v < V; ++v) column[v] = load<L>(x + v * L);
-  if (kSum && add_sum)
-#pragma GCC unroll 8
-    for (int v = 0; v < V; ++v) total[v] = load<L>(sum + v * L);
   const auto step = [&](int64_t k) __attribute__((always_inline)) {
     const A* row = panel.row(w.index[k]);
     A value = 0;
@@ -89,16 +86,42 @@ inline void sum_and_dots(const Panel<A>& panel, const Sparse<A, I>& w, int64_t f
     for (int v = 0; v < V; ++v) store<L, A>(sum + v * L, total[v]);
 }
 
+// The rows of W take turns at a block of the panel in the first-level cache, one run of connections each.
+// At densities of 40 to 60 % that took 0.6 of the time of whole rows (4096 x 4096, batch 256).
+template <int L, int V, class A, class I>
+void multiply_in_blocks(const Panel<A>& panel, const Sparse<A, I>& w, Span<I> span, A* sums) {
+  I place[kBlock];
+  std::copy(span.offsets, span.offsets + span.rows, place);
+  for (int64_t from = 0; from < panel.features; from += panel.block) {
+    const I limit = static_cast<I>(std::min(from + panel.block, panel.features));
+    for (int64_t r = 0; r < span.rows; ++r) {
+      const I* index = w.index + place[r];
+      const int most = static_cast<int>(std::min<int64_t>(panel.block, span.offsets[r + 1] - place[r]));
+      I run = 0;
+      for (int i = 0; i < most; ++i) run += index[i] < limit;
+      for (int i = 0; i < panel.block; i += 64 / static_cast<int>(sizeof(A))) {  // the next run
+        __builtin_prefetch(index + run + i);
+        __builtin_prefetch(w.values + place[r] + run + i);
+      }
+      weighted_sum<L, V>(panel, w, place[r], place[r] + run, from > 0, sums + r * L * V);
+      place[r] += run;
+    }
+  }
+}
+
 template <int L, int V, class A, class I>
 void multiply(const Panel<A>& panel, const Sparse<A, I>& w, Span<I> span, A* sums) {
+  if (panel.block && span.rows > 1) return multiply_in_blocks<L, V>(panel, w, span, sums);
   for (int64_t r = 0; r < span.rows; ++r)
     weighted_sum<L, V>(panel, w, span.offsets[r], span.offsets[r + 1], false, sums + r * L * V);
 }
 
 template <int L, int V, bool kSum, class A, class I>
 void multiply_and_dot(const Panel<A>& panel, const Sparse<A, I>& w, Span<I> span, const A* x, bool add, A* sums, A* dots) {
-  for (int64_t r = 0; r < span.rows; ++r)
-    sum_and_dots<L, V, kSum>(panel, w, span.offsets[r], span.offsets[r + 1], x + r * L * V, false, sums + r * L * V, add, dots);
+  for (int64_t r = 0; r < span.rows; ++r) {
+    const int64_t at = r * L * V;
+    sum_and_dots<L, V, kSum>(panel, w, span.offsets[r], span.offsets[r + 1], x + at, sums + at, add, dots);
+  }
 }
 
 template <int L, int V, class A, class I>

@@ -8,6 +8,7 @@
 #include <optional>
 #include <tuple>
 
+#include "permute.h"
 #include "products.h"
 
 namespace sparselinear {
@@ -41,15 +42,16 @@ void with_index(ScalarType dtype, const F& f) {
   }
 }
 
-int64_t second_level_cache() {
-  static const int64_t bytes = [] {
-#ifdef _SC_LEVEL2_CACHE_SIZE
-    const long found = sysconf(_SC_LEVEL2_CACHE_SIZE);
-    if (found > 0) return static_cast<int64_t>(found);
+// Bytes of the data cache of a level.
+int64_t cache_size(int level) {
+  static const int64_t sizes[] = {
+#ifdef _SC_LEVEL1_DCACHE_SIZE
+      sysconf(_SC_LEVEL1_DCACHE_SIZE), sysconf(_SC_LEVEL2_CACHE_SIZE)
+#else
+      0, 0
 #endif
-    return int64_t{1} << 20;
-  }();
-  return bytes;
+  };
+  return sizes[level - 1] > 0 ? sizes[level - 1] : level == 1 ? 32 << 10 : 1 << 20;
 }
 
 bool feature_major(const Tensor& t) {
@@ -59,27 +61,28 @@ bool feature_major(const Tensor& t) {
 // Panels for this many samples and features that are gathered: wide enough that an index serves many
 // samples, and small enough for the second-level cache where that is possible.
 template <class A, class I>
-Plan<A, I> plan_for(const Tensor& gathered, int64_t nnz) {
+Plan<A, I> plan_for(const Tensor& gathered, int64_t rows, int64_t nnz) {
   constexpr int N = kLanes<A>;
-  const int64_t batch = gathered.size(0), features = gathered.size(1), cache = second_level_cache();
+  const int64_t batch = gathered.size(0), features = gathered.size(1), cache = cache_size(2);
   const auto bytes = [&](int64_t width) { return features * width * static_cast<int64_t>(sizeof(A)); };
   int64_t lanes = N, vectors = 1;
   if (batch < N) {
     for (lanes = batch <= 1 ? 1 : 4; lanes < batch;) lanes *= 2;
     lanes = std::min<int64_t>(lanes, N);
   } else {
-    // Half of the cache where the rows of a panel are read often, else a quarter.
-    const int64_t room = nnz >= 32 * features ? cache / 2 : cache / 4;
     vectors = 4;
     if (getenv("SLV")) vectors = atoi(getenv("SLV"));
-    while (vectors > 1 && bytes(vectors * N) > room) vectors /= 2;
+    while (vectors > 1 && bytes(vectors * N) > cache / 2) vectors /= 2;
     if (bytes(vectors * N) > cache) vectors = 4;
     const int64_t panels = ceil_div(batch, vectors * N);
     vectors = ceil_div(ceil_div(batch, panels), N);
   }
   const auto loops = micro<A, I>(lanes, vectors);
   const bool read_in_place = batch == 1 || (feature_major(gathered) && nnz < 8 * features);
-  return {loops, read_in_place, bytes(loops.width) > cache};
+  // Two thirds of the first-level cache; worth it if a row has 32 connections or more in a block.
+  const int64_t block = cache_size(1) * 2 / 3 / (loops.width * static_cast<int64_t>(sizeof(A)));
+  const bool dense = block < features && nnz * block >= 32 * rows * features;
+  return {loops, read_in_place, bytes(loops.width) > cache, dense ? block : 0};
 }
 
 template <class S>
@@ -93,34 +96,10 @@ Tensor empty_activations(const Tensor& like, int64_t features) {
   return torch::stable::transpose(torch::stable::new_empty(like, {features, batch}), 0, 1);
 }
 
-// Values in the order of a permutation and in the type of the sums; the tensor's own memory where it has
-// both already.
-template <class A, class S, class I>
-class Values {
- public:
-  Values(const Tensor& values, const std::optional<Tensor>& permutation)
-      : scratch_(std::is_same_v<A, S> && !permutation ? 0 : values.numel() * sizeof(A)) {
-    const S* from = static_cast<const S*>(values.data_ptr());
-    if constexpr (std::is_same_v<A, S>)
-      if (!permutation) {
-        data_ = from;
-        return;
-      }
-    A* to = scratch_.template as<A>();
-    const I* order = permutation ? static_cast<const I*>(permutation->data_ptr()) : nullptr;
-    torch::stable::parallel_for(0, values.numel(), 1 << 14, [=](int64_t first, int64_t last) {
-      for (int64_t k = first; k < last; ++k) to[k] = load_one(from + (order ? static_cast<int64_t>(order[k]) : k));
-    });
-    data_ = to;
-  }
-  const A* data() const {
-    return data_;
-  }
-
- private:
-  Scratch scratch_;
-  const A* data_;
-};
+template <class I>
+Offsets<I> offsets_of(const Tensor& offsets) {
+  return {static_cast<const I*>(offsets.data_ptr()), offsets.size(0) - 1};
+}
 
 template <class A, class I>
 Sparse<A, I> sparse(const Tensor& offsets, const Tensor& index, const A* values) {
@@ -135,20 +114,14 @@ Tensor spmm_operator(const Tensor& offsets, const Tensor& index, const Tensor& v
       using S = typename decltype(scalar)::type;
       using A = Accumulator<S>;
       using I = typename decltype(integer)::type;
-      const Values<A, S, I> ordered(values, permutation);
+      const I* order = permutation ? static_cast<const I*>(permutation->data_ptr()) : nullptr;
+      const Ordered<A, S, I> ordered(offsets_of<I>(offsets), static_cast<const S*>(values.data_ptr()), order, input.size(1));
       const auto w = sparse<A, I>(offsets, index, ordered.data());
       const S* add = bias ? static_cast<const S*>(bias->data_ptr()) : nullptr;
-      spmm(plan_for<A, I>(input, w.nnz()), w, activations<S>(input), add, activations<S>(output));
+      spmm(plan_for<A, I>(input, w.rows, w.nnz()), w, activations<S>(input), add, activations<S>(output));
     });
   });
   return output;
-}
-
-template <class A, class S, class I>
-void to_csr_order(const A* from, const I* permutation, S* to, int64_t nnz) {
-  torch::stable::parallel_for(0, nnz, 1 << 14, [=](int64_t first, int64_t last) {
-    for (int64_t k = first; k < last; ++k) store_one(to + permutation[k], from[k]);
-  });
 }
 
 std::tuple<Tensor, Tensor> backward_operator(const Tensor& offsets, const Tensor& index, const Tensor& permutation,
@@ -161,14 +134,17 @@ std::tuple<Tensor, Tensor> backward_operator(const Tensor& offsets, const Tensor
       using S = typename decltype(scalar)::type;
       using A = Accumulator<S>;
       using I = typename decltype(integer)::type;
+      const auto columns = offsets_of<I>(offsets);
+      const int64_t rows = grad_output.size(1);
+      const I* order = static_cast<const I*>(permutation.data_ptr());
+      const S* from = values ? static_cast<const S*>(values->data_ptr()) : nullptr;
+      S* to = static_cast<S*>(grad_values.data_ptr());
+      const Ordered<A, S, I> ordered(columns, from, order, rows);
       const Scratch dots(nnz * sizeof(A));
-      std::optional<Values<A, S, I>> ordered;
-      if (values) ordered.emplace(*values, permutation);
-      const auto w = sparse<A, I>(offsets, index, values ? ordered->data() : nullptr);
-      backward(plan_for<A, I>(grad_output, nnz), w, activations<S>(grad_output), activations<S>(input),
-               activations<S>(grad_input), dots.template as<A>());
-      to_csr_order(dots.template as<A>(), static_cast<const I*>(permutation.data_ptr()),
-                   static_cast<S*>(grad_values.data_ptr()), nnz);
+      backward(plan_for<A, I>(grad_output, columns.count, nnz), sparse<A, I>(offsets, index, ordered.data()),
+               values.has_value(), activations<S>(grad_output), activations<S>(input), activations<S>(grad_input),
+               dots.template as<A>());
+      to_csr_order(columns, dots.template as<A>(), order, rows, to);
     });
   });
   return {grad_input, grad_values};

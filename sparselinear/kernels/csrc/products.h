@@ -67,12 +67,28 @@ struct Slice {
   int64_t panel, sample, count;
 };
 
+// How a product is computed: the inner loops, and what is known of the panels they read.
+template <class A, class I>
+struct Plan {
+  Micro<A, I> micro;
+  bool in_place;  // feature-major panels are read where they are
+  bool far;       // a panel does not fit in the second-level cache
+  int64_t block;  // as in Panel
+};
+
 // Panels of a batch, and the two ways of sharing them among threads. Both give the same bits.
 template <class A, class S>
 class Panels {
  public:
-  Panels(const Activations<S>& from, const Packing<A, S>& packing, int64_t width, bool in_place, bool far)
-      : from_(from), packing_(packing), width_(width), far_(far), count_(ceil_div(from.batch, width)), packed_from_(std::is_same_v<S, A> && in_place ? from.batch / width : 0) {}
+  template <class I>
+  Panels(const Activations<S>& from, const Packing<A, S>& packing, const Plan<A, I>& plan)
+      : from_(from),
+        packing_(packing),
+        width_(plan.micro.width),
+        far_(plan.far),
+        block_(plan.block),
+        count_(ceil_div(from.batch, width_)),
+        packed_from_(std::is_same_v<S, A> && plan.in_place ? from.batch / width_ : 0) {}
 
   int64_t count() const {
     return count_;
@@ -119,8 +135,8 @@ class Panels {
   }
   Panel<A> at(int64_t p, const A* packed) const {
     if constexpr (std::is_same_v<S, A>)
-      if (p < packed_from_) return {from_.at(p * width_, 0), from_.feature_stride, far_};
-    return {packed, width_, far_};
+      if (p < packed_from_) return {from_.at(p * width_, 0), from_.features, from_.feature_stride, far_, block_};
+    return {packed, from_.features, width_, far_, block_};
   }
   void pack_part(const Slice& slice, int64_t part, A* to) const {
     const int64_t first = part * kFeatures, last = std::min(first + kFeatures, from_.features);
@@ -131,6 +147,7 @@ class Panels {
   Packing<A, S> packing_;
   int64_t width_;
   bool far_;
+  int64_t block_;
   int64_t count_;
   int64_t packed_from_;  // the last panel is packed where it is not full: no vector may reach beyond the batch
 };
@@ -141,20 +158,12 @@ inline bool enough_panels(int64_t panels) {
   return 4 * panels >= 3 * threads * ceil_div(panels, threads);  // 3/4 of the threads busy
 }
 
-// How a product is computed: the inner loops, and what is known of the panels they read.
-template <class A, class I>
-struct Plan {
-  Micro<A, I> micro;
-  bool in_place;  // feature-major panels are read where they are
-  bool far;       // a panel does not fit in the second-level cache
-};
-
 template <class A, class S, class I>
 void spmm(const Plan<A, I>& plan, const Sparse<A, I>& w, const Activations<S>& input, const S* bias,
           const Activations<S>& output) {
   const auto packing = sparselinear::packing<A, S>(plan.micro.lanes);
   const int64_t width = plan.micro.width;
-  const auto chunks = cut(w, kLeastCost * kLanes<A> / width);
+  const auto chunks = cut(w, kLeastCost / ceil_div(width, kLanes<A>));
   const auto compute = [&](const Panel<A>& panel, const Slice& slice, int64_t chunk, Pieces<A>& pieces) {
     const auto rows = [&](int64_t first, int64_t last) {
       alignas(64) A tile[kBlock * kMostWidth];
@@ -174,7 +183,7 @@ void spmm(const Plan<A, I>& plan, const Sparse<A, I>& w, const Activations<S>& i
       packing.unpack(sum, width, row, row + 1, slice.sample, slice.count, bias, output);
     });
   };
-  const Panels<A, S> panels(input, packing, width, plan.in_place, plan.far);
+  const Panels<A, S> panels(input, packing, plan);
   if (enough_panels(panels.count())) {
     panels.private_to_threads(0, panels.count(), [&](const Panel<A>& panel, const Slice& slice) {
       Pieces<A> pieces(w, chunks, width);
@@ -190,15 +199,15 @@ void spmm(const Plan<A, I>& plan, const Sparse<A, I>& w, const Activations<S>& i
   }
 }
 
-// w holds columns of W as compressed rows; grad_values come in their order. Without values in w there is no
-// grad_input.
+// w holds columns of W as compressed rows; grad_values come in their order. Without `sum` there is no
+// grad_input, and w needs no values.
 template <class A, class S, class I>
-void backward(const Plan<A, I>& plan, const Sparse<A, I>& w, const Activations<S>& grad_output,
+void backward(const Plan<A, I>& plan, const Sparse<A, I>& w, bool sum, const Activations<S>& grad_output,
               const Activations<S>& input, const Activations<S>& grad_input, A* grad_values) {
   const auto packing = sparselinear::packing<A, S>(plan.micro.lanes);
   const int64_t width = plan.micro.width, nnz = w.nnz();
-  const auto loop = w.values ? plan.micro.multiply_and_dot : plan.micro.dot;
-  const auto chunks = cut(w, kLeastCost / 2 * kLanes<A> / width);
+  const auto loop = sum ? plan.micro.multiply_and_dot : plan.micro.dot;
+  const auto chunks = cut(w, kLeastCost / 2 / ceil_div(width, kLanes<A>));
   // Dot products are added to those of the panels before, or begin anew, in `dots`.
   const auto compute = [&](const Panel<A>& panel, const Slice& slice, int64_t chunk, Pieces<A>& pieces, bool add, A* dots) {
     alignas(64) A x[kBlock * kMostWidth], tile[kBlock * kMostWidth];
@@ -207,7 +216,7 @@ void backward(const Plan<A, I>& plan, const Sparse<A, I>& w, const Activations<S
         stop = std::min(last, (first / kBlock + 1) * kBlock);
         packing.pack(input, first, stop, slice.sample, slice.count, x, width);
         loop(panel, w, {w.offsets + first, stop - first}, x, add, tile, dots);
-        if (w.values) packing.unpack(tile, width, first, stop, slice.sample, slice.count, nullptr, grad_input);
+        if (sum) packing.unpack(tile, width, first, stop, slice.sample, slice.count, nullptr, grad_input);
       }
     };
     walk(w, chunks[chunk], rows, [&](bool at_end, int64_t row, int64_t first, int64_t last) {
@@ -217,16 +226,18 @@ void backward(const Plan<A, I>& plan, const Sparse<A, I>& w, const Activations<S
     });
   };
   const auto finish = [&](const Slice& slice, Pieces<A>& pieces) {
-    if (w.values)
-      pieces.finish([&](int64_t row, A* sum) {
-        packing.unpack(sum, width, row, row + 1, slice.sample, slice.count, nullptr, grad_input);
+    if (sum)
+      pieces.finish([&](int64_t row, A* total) {
+        packing.unpack(total, width, row, row + 1, slice.sample, slice.count, nullptr, grad_input);
       });
   };
-  const Panels<A, S> panels(grad_output, packing, width, plan.in_place, plan.far);
+  const Panels<A, S> panels(grad_output, packing, plan);
   if (panels.count() == 0) std::fill(grad_values, grad_values + nnz, A(0));
-  const int64_t wave = torch::stable::get_num_threads();
-  // Threads with panels of their own need dot products of their own, no more of them than there are activations.
-  if (panels.count() > 1 && enough_panels(panels.count()) && wave * nnz <= 2 * input.batch * input.features) {
+  // Threads with panels of their own need dot products of their own: a wave of panels, with no more dot
+  // products than there are activations.
+  const int64_t most = input.batch * input.features / std::max<int64_t>(nnz, 1);
+  const int64_t threads = torch::stable::get_num_threads(), wave = std::min(most / threads * threads, panels.count());
+  if (panels.count() > 1 && wave > 0 && enough_panels(panels.count())) {
     const Scratch scratch(wave * nnz * sizeof(A));
     for (int64_t first = 0; first < panels.count(); first += wave) {
       const int64_t last = std::min(first + wave, panels.count());

@@ -3,6 +3,7 @@
 
 #include <sys/mman.h>
 
+#include <cstdint>
 #include <cstdlib>
 #include <mutex>
 #include <new>
@@ -10,22 +11,24 @@
 
 namespace sparselinear {
 
+constexpr size_t kHugePage = size_t{2} << 20;
+
 class Scratch {
  public:
-  explicit Scratch(size_t bytes) : bytes_((bytes + kPage - 1) / kPage * kPage) {
+  explicit Scratch(size_t bytes) : bytes_((bytes + kHugePage - 1) / kHugePage * kHugePage) {
     if (bytes == 0) return;
     {
       std::lock_guard<std::mutex> lock(mutex());
       auto& kept = Scratch::kept();
       for (auto block = kept.begin(); block != kept.end(); ++block)
-        if (block->bytes >= bytes_ && block->bytes <= 2 * bytes_ + kPage) {
+        if (block->bytes >= bytes_ && block->bytes <= 2 * bytes_ + kHugePage) {
           data_ = block->data;
           bytes_ = block->bytes;
           kept.erase(block);
           return;
         }
     }
-    data_ = std::aligned_alloc(kPage, bytes_);
+    data_ = std::aligned_alloc(kHugePage, bytes_);
     if (!data_) throw std::bad_alloc();
 #ifdef MADV_HUGEPAGE
     madvise(data_, bytes_, MADV_HUGEPAGE);
@@ -51,7 +54,6 @@ class Scratch {
   }
 
  private:
-  static constexpr size_t kPage = size_t{2} << 20;
   static constexpr size_t kMostKept = size_t{64} << 20;
   struct Block {
     void* data;
