@@ -3,6 +3,7 @@
 
 PYTHON ?= python3
 PY := .venv/bin/python
+CXX_SOURCES := $(wildcard sparselinear/kernels/csrc/*.cpp sparselinear/kernels/csrc/*.h bench/*.cpp)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint format docs bench clean venv
@@ -20,17 +21,21 @@ test: venv  ## run the tests; ARGS="-k name" passes options on
 lint: venv  ## check style, format and types
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	.venv/bin/clang-format --dry-run --Werror $(CXX_SOURCES)
 	$(PY) -m mypy
 
 format: venv  ## rewrite the sources in the agreed format
 	$(PY) -m ruff check --fix-only .
 	$(PY) -m ruff format .
+	.venv/bin/clang-format -i $(CXX_SOURCES)
 
 docs: venv  ## build the documentation into site/; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 
-bench: venv  ## run the benchmarks; ARGS passes options on
+bench: venv  ## run the benchmarks, with the peers from PyPI; ARGS passes options on
+	$(PY) -m pip --disable-pip-version-check install -qq -c constraints.txt -e '.[bench]'
 	$(PY) -m bench $(ARGS)
+	$(PY) -m bench.roofline
 
 clean:  ## remove .venv and all that was built
 	rm -rf .venv .venv.lock build dist site *.egg-info

@@ -2,7 +2,7 @@
 // for panels of one width each. Instantiated in micro_float.cpp and micro_double.cpp.
 #pragma once
 
-#include "panel.h"
+#include "packing.h"
 
 namespace sparselinear {
 
@@ -34,7 +34,8 @@ struct Micro {
   // sums = W panel
   void (*multiply)(const Panel<A>&, const Sparse<A, I>&, Span<I>, A* sums);
   // sums = W panel, and dots[k] (+)= panel row index[k] . x row of connection k, in one pass.
-  void (*multiply_and_dot)(const Panel<A>&, const Sparse<A, I>&, Span<I>, const A* x, bool add, A* sums, A* dots);
+  void (*multiply_and_dot)(const Panel<A>&, const Sparse<A, I>&, Span<I>, const A* x, bool add, A* sums,
+                           A* dots);
   // The dot products alone; there need be no values.
   void (*dot)(const Panel<A>&, const Sparse<A, I>&, Span<I>, const A* x, bool add, A* sums, A* dots);
 };

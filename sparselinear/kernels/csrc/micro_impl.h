@@ -13,12 +13,14 @@ template <int W, class A, class I>
 inline void fetch(const Panel<A>& panel, const Sparse<A, I>& w, int64_t k, int count) {
   const int64_t end = std::min(k + count, w.nnz());
   for (; k < end; ++k)
-    for (int i = 0; i < W; i += 64 / static_cast<int>(sizeof(A))) __builtin_prefetch(panel.row(w.index[k]) + i);
+    for (int i = 0; i < W; i += 64 / static_cast<int>(sizeof(A)))
+      __builtin_prefetch(panel.row(w.index[k]) + i);
 }
 
 // sum (+)= values[k] * row index[k] of the panel, over k from first to last.
 template <int L, int V, class A, class I>
-inline void weighted_sum(const Panel<A>& panel, const Sparse<A, I>& w, int64_t first, int64_t last, bool add, A* sum) {
+inline void weighted_sum(const Panel<A>& panel, const Sparse<A, I>& w, int64_t first, int64_t last, bool add,
+                         A* sum) {
   constexpr int kChains = V >= 4 ? 2 : 8 / V;  // independent sums, to hide the latency of an addition
   using Vec = Vector<A, L>;
   Vec chain[kChains][V] = {};
@@ -48,8 +50,8 @@ inline void weighted_sum(const Panel<A>& panel, const Sparse<A, I>& w, int64_t f
 
 // sum = as above over the panel of grad_output, and dots[k] (+)= row index[k] . x. Each row is loaded once.
 template <int L, int V, bool kSum, class A, class I>
-inline void sum_and_dots(const Panel<A>& panel, const Sparse<A, I>& w, int64_t first, int64_t last, const A* x,
-                         A* sum, bool add_dots, A* dots) {
+inline void sum_and_dots(const Panel<A>& panel, const Sparse<A, I>& w, int64_t first, int64_t last,
+                         const A* x, A* sum, bool add_dots, A* dots) {
   using Vec = Vector<A, L>;
   Vec column[V], total[V] = {};
 #pragma GCC unroll 8
@@ -117,7 +119,8 @@ void multiply(const Panel<A>& panel, const Sparse<A, I>& w, Span<I> span, A* sum
 }
 
 template <int L, int V, bool kSum, class A, class I>
-void multiply_and_dot(const Panel<A>& panel, const Sparse<A, I>& w, Span<I> span, const A* x, bool add, A* sums, A* dots) {
+void multiply_and_dot(const Panel<A>& panel, const Sparse<A, I>& w, Span<I> span, const A* x, bool add,
+                      A* sums, A* dots) {
   for (int64_t r = 0; r < span.rows; ++r) {
     const int64_t at = r * L * V;
     sum_and_dots<L, V, kSum>(panel, w, span.offsets[r], span.offsets[r + 1], x + at, sums + at, add, dots);
@@ -126,7 +129,8 @@ void multiply_and_dot(const Panel<A>& panel, const Sparse<A, I>& w, Span<I> span
 
 template <int L, int V, class A, class I>
 Micro<A, I> micro_of() {
-  return {L, L * V, multiply<L, V, A, I>, multiply_and_dot<L, V, true, A, I>, multiply_and_dot<L, V, false, A, I>};
+  return {L, L * V, multiply<L, V, A, I>, multiply_and_dot<L, V, true, A, I>,
+          multiply_and_dot<L, V, false, A, I>};
 }
 
 template <class A, class I>
@@ -138,10 +142,14 @@ Micro<A, I> micro(int lanes, int vectors) {
   if constexpr (N > 8)
     if (lanes == 8) return micro_of<8, 1, A, I>();
   switch (vectors) {
-    case 1: return micro_of<N, 1, A, I>();
-    case 2: return micro_of<N, 2, A, I>();
-    case 3: return micro_of<N, 3, A, I>();
-    default: return micro_of<N, 4, A, I>();
+    case 1:
+      return micro_of<N, 1, A, I>();
+    case 2:
+      return micro_of<N, 2, A, I>();
+    case 3:
+      return micro_of<N, 3, A, I>();
+    default:
+      return micro_of<N, 4, A, I>();
   }
 }
 

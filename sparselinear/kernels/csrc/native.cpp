@@ -25,20 +25,28 @@ struct Type {
 template <class F>
 void with_scalar(ScalarType dtype, const F& f) {
   switch (dtype) {
-    case ScalarType::Float: return f(Type<float>());
-    case ScalarType::Double: return f(Type<double>());
-    case ScalarType::BFloat16: return f(Type<BFloat16>());
-    case ScalarType::Half: return f(Type<Float16>());
-    default: STD_TORCH_CHECK(false, "expected float32, float64, bfloat16 or float16");
+    case ScalarType::Float:
+      return f(Type<float>());
+    case ScalarType::Double:
+      return f(Type<double>());
+    case ScalarType::BFloat16:
+      return f(Type<BFloat16>());
+    case ScalarType::Half:
+      return f(Type<Float16>());
+    default:
+      STD_TORCH_CHECK(false, "expected float32, float64, bfloat16 or float16");
   }
 }
 
 template <class F>
 void with_index(ScalarType dtype, const F& f) {
   switch (dtype) {
-    case ScalarType::Int: return f(Type<int32_t>());
-    case ScalarType::Long: return f(Type<int64_t>());
-    default: STD_TORCH_CHECK(false, "expected int32 or int64 indices");
+    case ScalarType::Int:
+      return f(Type<int32_t>());
+    case ScalarType::Long:
+      return f(Type<int64_t>());
+    default:
+      STD_TORCH_CHECK(false, "expected int32 or int64 indices");
   }
 }
 
@@ -71,9 +79,8 @@ Plan<A, I> plan_for(const Tensor& gathered, int64_t rows, int64_t nnz) {
     lanes = std::min<int64_t>(lanes, N);
   } else {
     vectors = 4;
-    if (getenv("SLV")) vectors = atoi(getenv("SLV"));
     while (vectors > 1 && bytes(vectors * N) > cache / 2) vectors /= 2;
-    if (bytes(vectors * N) > cache) vectors = 4;
+    if (bytes(vectors * N) > cache) vectors = 2;  // two lines in a row are fetched as one
     const int64_t panels = ceil_div(batch, vectors * N);
     vectors = ceil_div(ceil_div(batch, panels), N);
   }
@@ -103,11 +110,13 @@ Offsets<I> offsets_of(const Tensor& offsets) {
 
 template <class A, class I>
 Sparse<A, I> sparse(const Tensor& offsets, const Tensor& index, const A* values) {
-  return {static_cast<const I*>(offsets.data_ptr()), static_cast<const I*>(index.data_ptr()), values, offsets.size(0) - 1};
+  return {static_cast<const I*>(offsets.data_ptr()), static_cast<const I*>(index.data_ptr()), values,
+          offsets.size(0) - 1};
 }
 
-Tensor spmm_operator(const Tensor& offsets, const Tensor& index, const Tensor& values, const std::optional<Tensor>& permutation,
-            const Tensor& input, const std::optional<Tensor>& bias) {
+Tensor spmm_operator(const Tensor& offsets, const Tensor& index, const Tensor& values,
+                     const std::optional<Tensor>& permutation, const Tensor& input,
+                     const std::optional<Tensor>& bias) {
   Tensor output = empty_activations(input, offsets.size(0) - 1);
   with_scalar(values.scalar_type(), [&](auto scalar) {
     with_index(index.scalar_type(), [&](auto integer) {
@@ -115,7 +124,8 @@ Tensor spmm_operator(const Tensor& offsets, const Tensor& index, const Tensor& v
       using A = Accumulator<S>;
       using I = typename decltype(integer)::type;
       const I* order = permutation ? static_cast<const I*>(permutation->data_ptr()) : nullptr;
-      const Ordered<A, S, I> ordered(offsets_of<I>(offsets), static_cast<const S*>(values.data_ptr()), order, input.size(1));
+      const Ordered<A, S, I> ordered(offsets_of<I>(offsets), static_cast<const S*>(values.data_ptr()), order,
+                                     input.size(1));
       const auto w = sparse<A, I>(offsets, index, ordered.data());
       const S* add = bias ? static_cast<const S*>(bias->data_ptr()) : nullptr;
       spmm(plan_for<A, I>(input, w.rows, w.nnz()), w, activations<S>(input), add, activations<S>(output));
@@ -124,10 +134,12 @@ Tensor spmm_operator(const Tensor& offsets, const Tensor& index, const Tensor& v
   return output;
 }
 
-std::tuple<Tensor, Tensor> backward_operator(const Tensor& offsets, const Tensor& index, const Tensor& permutation,
-                                    const std::optional<Tensor>& values, const Tensor& grad_output, const Tensor& input) {
+std::tuple<Tensor, Tensor> backward_operator(const Tensor& offsets, const Tensor& index,
+                                             const Tensor& permutation, const std::optional<Tensor>& values,
+                                             const Tensor& grad_output, const Tensor& input) {
   const int64_t nnz = index.size(0);
-  Tensor grad_input = values ? empty_activations(input, offsets.size(0) - 1) : torch::stable::new_empty(input, {0, 0});
+  Tensor grad_input =
+      values ? empty_activations(input, offsets.size(0) - 1) : torch::stable::new_empty(input, {0, 0});
   Tensor grad_values = torch::stable::new_empty(input, {nnz});
   with_scalar(input.scalar_type(), [&](auto scalar) {
     with_index(index.scalar_type(), [&](auto integer) {
@@ -142,8 +154,8 @@ std::tuple<Tensor, Tensor> backward_operator(const Tensor& offsets, const Tensor
       const Ordered<A, S, I> ordered(columns, from, order, rows);
       const Scratch dots(nnz * sizeof(A));
       backward(plan_for<A, I>(grad_output, columns.count, nnz), sparse<A, I>(offsets, index, ordered.data()),
-               values.has_value(), activations<S>(grad_output), activations<S>(input), activations<S>(grad_input),
-               dots.template as<A>());
+               values.has_value(), activations<S>(grad_output), activations<S>(input),
+               activations<S>(grad_input), dots.template as<A>());
       to_csr_order(columns, dots.template as<A>(), order, rows, to);
     });
   });
@@ -154,9 +166,11 @@ std::tuple<Tensor, Tensor> backward_operator(const Tensor& offsets, const Tensor
 
 STABLE_TORCH_LIBRARY(sparselinear, library) {
   library.def(
-      "spmm(Tensor offsets, Tensor index, Tensor values, Tensor? permutation, Tensor input, Tensor? bias) -> Tensor");
+      "spmm(Tensor offsets, Tensor index, Tensor values, Tensor? permutation, Tensor input, Tensor? bias) -> "
+      "Tensor");
   library.def(
-      "backward(Tensor offsets, Tensor index, Tensor permutation, Tensor? values, Tensor grad_output, Tensor input)"
+      "backward(Tensor offsets, Tensor index, Tensor permutation, Tensor? values, Tensor grad_output, Tensor "
+      "input)"
       " -> (Tensor, Tensor)");
 }
 

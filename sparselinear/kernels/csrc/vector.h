@@ -113,15 +113,16 @@ namespace detail {
 // a and b hold the sums of N connections each, spread over L / N lanes at a distance of N; the result
 // holds those of both, over half as many lanes each.
 template <class A, int L, int N, int... lane>
-__attribute__((always_inline)) inline Vector<A, L> merge(Vector<A, L> a, Vector<A, L> b, std::integer_sequence<int, lane...>) {
-  return __builtin_shufflevector(
-             a, b, (lane % (2 * N) < N ? lane : lane - N + L)...) +
-      __builtin_shufflevector(a, b, (lane % (2 * N) < N ? lane + N : lane + L)...);
+__attribute__((always_inline)) inline Vector<A, L> merge(Vector<A, L> a, Vector<A, L> b,
+                                                         std::integer_sequence<int, lane...>) {
+  return __builtin_shufflevector(a, b, (lane % (2 * N) < N ? lane : lane - N + L)...) +
+         __builtin_shufflevector(a, b, (lane % (2 * N) < N ? lane + N : lane + L)...);
 }
 
 // Rows i and i + N of a block swap their off-diagonal quarters of N lanes.
 template <class A, int L, int N, int... lane>
-__attribute__((always_inline)) inline void exchange(Vector<A, L>& a, Vector<A, L>& b, std::integer_sequence<int, lane...>) {
+__attribute__((always_inline)) inline void exchange(Vector<A, L>& a, Vector<A, L>& b,
+                                                    std::integer_sequence<int, lane...>) {
   const auto low = __builtin_shufflevector(a, b, (lane % (2 * N) < N ? lane : lane - N + L)...);
   b = __builtin_shufflevector(a, b, (lane % (2 * N) < N ? lane + N : lane + L)...);
   a = low;
@@ -132,8 +133,7 @@ __attribute__((always_inline)) inline void transpose(Vector<A, L> (&rows)[L]) {
   if constexpr (N < L) {
 #pragma GCC unroll 16
     for (int i = 0; i < L; ++i)
-      if (!(i & N))
-        exchange<A, L, N>(rows[i], rows[i + N], std::make_integer_sequence<int, L>());
+      if (!(i & N)) exchange<A, L, N>(rows[i], rows[i + N], std::make_integer_sequence<int, L>());
     transpose<A, L, 2 * N>(rows);
   }
 }

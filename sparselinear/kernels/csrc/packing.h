@@ -126,8 +126,8 @@ template <class A, class S>
 struct Packing {
   void (*pack)(const Activations<S>& from, int64_t first, int64_t last, int64_t sample, int64_t count, A* to,
                int64_t width);
-  void (*unpack)(A* from, int64_t width, int64_t first, int64_t last, int64_t sample, int64_t count, const S* bias,
-                 const Activations<S>& to);
+  void (*unpack)(A* from, int64_t width, int64_t first, int64_t last, int64_t sample, int64_t count,
+                 const S* bias, const Activations<S>& to);
 };
 
 template <class A, class S>

@@ -1,0 +1,103 @@
+// The panels of a batch, and the two ways of sharing them among threads.
+#pragma once
+
+#include "micro.h"
+#include "parallel.h"
+#include "scratch.h"
+
+namespace sparselinear {
+
+// The samples of one panel.
+struct Slice {
+  int64_t panel, sample, count;
+};
+
+// How a product is computed: the inner loops, and what is known of the panels they read.
+template <class A, class I>
+struct Plan {
+  Micro<A, I> micro;
+  bool in_place;  // feature-major panels are read where they are
+  bool far;       // a panel does not fit in the second-level cache
+  int64_t block;  // as in Panel
+};
+
+// The panels that activations are packed into. Both ways of sharing them give the same bits.
+template <class A, class S>
+class Panels {
+ public:
+  template <class I>
+  Panels(const Activations<S>& from, const Packing<A, S>& packing, const Plan<A, I>& plan)
+      : from_(from),
+        packing_(packing),
+        width_(plan.micro.width),
+        far_(plan.far),
+        block_(plan.block),
+        count_(ceil_div(from.batch, width_)),
+        packed_from_(std::is_same_v<S, A> && plan.in_place ? from.batch / width_ : 0) {}
+
+  int64_t count() const {
+    return count_;
+  }
+  // Whether there are panels enough to keep three quarters of the threads busy with their own; those that do
+  // not fit in its cache are better shared.
+  bool enough_for_threads() const {
+    const int64_t threads = torch::stable::get_num_threads();
+    return !far_ && 4 * count_ >= 3 * threads * ceil_div(count_, threads);
+  }
+
+  // One panel after the other, all threads on the chunks of each. Calls compute(panel, slice, chunk) for each
+  // chunk, then done(slice).
+  template <class Compute, class Done>
+  void shared(int64_t chunks, const Compute& compute, const Done& done) const {
+    const Scratch scratch(packed_from_ < count_ ? panel_size() * sizeof(A) : 0);
+    for (int64_t p = 0; p < count_; ++p) {
+      if (p >= packed_from_)
+        for_each_task(ceil_div(from_.features, kFeatures), [&](int64_t part) {
+          const int64_t first = part * kFeatures, last = std::min(first + kFeatures, from_.features);
+          pack(slice(p), first, last, scratch.as<A>() + first * width_);
+        });
+      for_each_task(chunks, [&](int64_t chunk) { compute(at(p, scratch.as<A>()), slice(p), chunk); });
+      done(slice(p));
+    }
+  }
+
+  // Each of the panels first to last is the task of one thread, that packs it and keeps it in its own cache.
+  template <class Compute>
+  void private_to_threads(int64_t first, int64_t last, const Compute& compute) const {
+    for_each_task(last - first, [&](int64_t task) {
+      const int64_t p = first + task;
+      const Scratch scratch(p < packed_from_ ? 0 : panel_size() * sizeof(A));
+      if (p >= packed_from_) pack(slice(p), 0, from_.features, scratch.as<A>());
+      compute(at(p, scratch.as<A>()), slice(p));
+    });
+  }
+
+ private:
+  static constexpr int64_t kFeatures = 256;  // that one task packs
+  int64_t panel_size() const {
+    return from_.features * width_;
+  }
+  Slice slice(int64_t p) const {
+    return {p, p * width_, std::min<int64_t>(width_, from_.batch - p * width_)};
+  }
+  Panel<A> at(int64_t p, const A* packed) const {
+    if constexpr (std::is_same_v<S, A>)
+      if (p < packed_from_)
+        return {from_.at(p * width_, 0), from_.features, from_.feature_stride, far_, block_};
+    return {packed, from_.features, width_, far_, block_};
+  }
+  void pack(const Slice& slice, int64_t first, int64_t last, A* to) const {
+    packing_.pack(from_, first, last, slice.sample, slice.count, to, width_);
+  }
+
+  Activations<S> from_;
+  Packing<A, S> packing_;
+  int64_t width_;
+  bool far_;
+  int64_t block_;
+  int64_t count_;
+  int64_t
+      packed_from_;  // the last panel is packed where it is not full: no vector may reach beyond the batch
+};
+
+}  // namespace sparselinear
