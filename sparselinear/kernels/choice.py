@@ -22,7 +22,8 @@ _TORCH, _EMBEDDING_BAG, _GATHER, _NATIVE = TorchKernel(), EmbeddingBagKernel(), 
 _FAMILY: dict[str, Kernel] = {k.name: k for k in (_TORCH, _EMBEDDING_BAG, _GATHER, _NATIVE)}
 _forced: ContextVar[Kernel | None] = ContextVar("sparselinear_kernel", default=None)
 
-# Where there is no native kernel. From this batch on FBGEMM's product is the faster one. MKL's time over FBGEMM's, on 2 cores with AVX-512:
+# Where there is no native kernel: from this batch on FBGEMM's product is the faster one. MKL's time over
+# FBGEMM's, on 2 cores with AVX-512:
 #   float32    4096 x 4096, 1 %   batch 8: 0.72   16: 0.92   24: 0.99   32: 1.12   64: 1.23
 #              4096 x 4096, 10 %         8: 0.53   16: 0.58   24: 0.93   32: 1.17   64: 1.41
 #              200,000, 20 a row         8: 0.78   16: 1.08   24: 0.99   32: 1.07   64: 1.14

@@ -106,7 +106,7 @@ class Subject:
                 self._start(kind)
                 run = self._runs()[kind]
                 run()
-                self.repeats[kind] = _enough_repeats(run)
+                self.repeats[kind] = enough_repeats(run)
                 self.samples[kind] = []
             except (RuntimeError, ValueError, TypeError) as error:
                 if not self.system.letter:  # ours: nothing to compare with is left
@@ -123,7 +123,7 @@ class Subject:
             run, repeats = self._runs()[kind], self.repeats[kind]
             if repeats > 1 or not self.keep:
                 run()  # what the other systems left in the caches is not this one's time
-            samples.append(_sample(run, repeats))
+            samples.append(sample(run, repeats))
         self._release()
 
     def timing(self, kind: str) -> Timing | None:
@@ -170,7 +170,7 @@ class Subject:
         self._adam.step()
 
 
-def _sample(run: Callable[[], object], repeats: int) -> float:
+def sample(run: Callable[[], object], repeats: int) -> float:
     """Seconds a run, over a number of runs."""
     start = timer()
     for _ in range(repeats):
@@ -178,10 +178,11 @@ def _sample(run: Callable[[], object], repeats: int) -> float:
     return (timer() - start) / repeats
 
 
-def _enough_repeats(run: Callable[[], object]) -> int:
+def enough_repeats(run: Callable[[], object]) -> int:
+    """How many runs make a sample that is long enough for the clock."""
     repeats = 1
     while repeats < _MOST_REPEATS:
-        taken = _sample(run, repeats) * repeats
+        taken = sample(run, repeats) * repeats
         if taken >= _SAMPLE_S:
             return repeats
         missing = _SAMPLE_S / max(taken, 1e-9)
