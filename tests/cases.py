@@ -10,7 +10,7 @@ import pytest
 import scipy.sparse as sp
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # matrices have no equality of their own
 class Case:
     name: str
     reason: str
@@ -51,6 +51,12 @@ def _explicit_zeros() -> sp.csr_array:
     return matrix
 
 
+def _arrow() -> sp.csr_array:
+    matrix = sp.lil_array(sp.eye_array(9))
+    matrix[4, :] = matrix[:, 4] = 1
+    return sp.csr_array(matrix)
+
+
 def _full_row() -> sp.csr_array:
     matrix = sp.lil_array((6, 11))
     matrix[2, :] = 1
@@ -75,6 +81,7 @@ CASES = [
     Case("full", "must be what a dense layer is", sp.csr_array(np.ones((5, 4)))),
     Case("one full row", "all work of one row", _full_row()),
     Case("one full column", "all work of one column, in the transpose", sp.csr_array(_full_row().T)),
+    Case("arrow", "a full row and a full column between short ones", _arrow()),
     Case("duplicates", "are summed to one connection, even where they cancel", _duplicates()),
     Case("unsorted", "columns in any order within a row", _unsorted()),
     Case("explicit zeros", "a stored zero is a connection", _explicit_zeros()),

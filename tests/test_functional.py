@@ -63,7 +63,7 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
 @each_case
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("with_bias", [True, False], ids=["bias", "no bias"])
-@pytest.mark.parametrize("kernel", ["torch", "gather"])
+@pytest.mark.parametrize("kernel", [name for name, dtype in RUNNABLE if dtype == torch.float64])
 @pytest.mark.parametrize("batch", [0, 1, 3])
 def test_gradcheck(case: Case, layout: str, with_bias: bool, kernel: str, batch: int) -> None:
     pattern = interop.to_pattern(case.adjacency)
@@ -142,19 +142,21 @@ def _check_against_oracle(
 
 @each_kernel
 @pytest.mark.parametrize("batch", [1, 5, 40])
-def test_values_in_any_layout(kernel: str, dtype: torch.dtype, batch: int) -> None:
-    """Values that are a view are those of a contiguous copy, to the last bit."""
+def test_values_and_bias_in_any_layout(kernel: str, dtype: torch.dtype, batch: int) -> None:
+    """Values and a bias that are views are those of a contiguous copy, to the last bit."""
     pattern = interop.to_pattern(CASES[1].adjacency)
     x = torch.randn(batch, pattern.in_features).to(dtype)
-    for values in (
-        torch.randn(2 * pattern.nnz).to(dtype)[::2],
-        torch.randn(1).to(dtype).expand(pattern.nnz),
-    ):
+    values, bias = torch.randn(pattern.nnz).to(dtype), torch.randn(pattern.out_features).to(dtype)
+
+    def views(whole: Tensor) -> list[Tensor]:
+        return [whole.repeat_interleave(2)[::2], whole[:1].expand_as(whole)]
+
+    arguments = [(view, bias) for view in views(values)] + [(values, view) for view in views(bias)]
+    for some in arguments:
+        copies = (part.clone(memory_format=torch.contiguous_format) for part in some)
         with kernels.use(kernel):
-            output = functional.sparse_linear(x, values, pattern)
-            expected = functional.sparse_linear(
-                x, values.clone(memory_format=torch.contiguous_format), pattern
-            )
+            output = functional.sparse_linear(x, some[0], pattern, some[1])
+            expected = functional.sparse_linear(x, next(copies), pattern, next(copies))
         assert torch.equal(output, expected)
 
 

@@ -48,22 +48,22 @@ def test_sample_is_long_enough_and_counts_runs(monkeypatch: pytest.MonkeyPatch) 
         now[0] += 0.001
 
     monkeypatch.setattr(timing, "timer", lambda: now[0])
-    repeats = timing._enough_repeats(run)
+    repeats = timing.enough_repeats(run)
     assert repeats * 0.001 >= timing._SAMPLE_S
     assert repeats * 0.001 < 3 * timing._SAMPLE_S
     runs[0] = 0
-    assert timing._sample(run, 7) == pytest.approx(0.001)
+    assert timing.sample(run, 7) == pytest.approx(0.001)
     assert runs[0] == 7
 
 
 def test_a_run_too_short_to_measure_ends() -> None:
-    assert timing._enough_repeats(lambda: None) == timing._MOST_REPEATS
+    assert timing.enough_repeats(lambda: None) == timing._MOST_REPEATS
 
 
 @pytest.mark.parametrize("keep", [True, False])
 @pytest.mark.parametrize("name", ["sparselinear", *BASELINES])
 def test_each_turn_is_a_sample_of_each_kind(name: str, keep: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timing, "_enough_repeats", lambda run: 2)
+    monkeypatch.setattr(timing, "enough_repeats", lambda run: 2)
     subject = subject_of(name, keep=keep)
     subject.warm_up()
     for _ in range(3):

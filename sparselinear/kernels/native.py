@@ -35,6 +35,7 @@ class NativeKernel(Kernel):
     def spmm(  # noqa: D102
         self, pattern: SparsityPattern, values: Tensor, input: Tensor, bias: Tensor | None = None
     ) -> Tensor:
+        bias = None if bias is None else bias.contiguous()
         output: Tensor = _operator("spmm")(
             pattern.crow_indices, pattern.col_indices, values, None, _strided(input), bias
         )

@@ -139,7 +139,7 @@ std::tuple<Tensor, Tensor> backward_operator(const Tensor& offsets, const Tensor
                                              const Tensor& grad_output, const Tensor& input) {
   const int64_t nnz = index.size(0);
   Tensor grad_input =
-      values ? empty_activations(input, offsets.size(0) - 1) : torch::stable::new_empty(input, {0, 0});
+      values ? empty_activations(grad_output, offsets.size(0) - 1) : torch::stable::new_empty(input, {0, 0});
   Tensor grad_values = torch::stable::new_empty(input, {nnz});
   with_scalar(input.scalar_type(), [&](auto scalar) {
     with_index(index.scalar_type(), [&](auto integer) {

@@ -1,0 +1,602 @@
+"""The native kernel against the float64 oracle, at the edges of its vectors, panels, chunks and blocks.
+
+What the sizes are chosen for, from sparselinear/kernels/csrc: a vector holds 2 to 16 samples and a panel up
+to 64; a chunk of rows costs 4096 to 32768 connections, and a row that is longer is cut; a dense pattern is
+walked through in blocks of columns that fit in the first-level cache. Sizes of the caches are those of the
+machine, so sizes here leave room on both sides.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import hypothesis
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+from cases import Case
+from hypothesis import strategies as st
+from reference import Step, assert_close, oracle, positions
+from torch import Tensor
+
+from sparselinear import SparsityPattern, functional, interop, kernels
+from sparselinear.kernels.native import NativeKernel
+
+NATIVE = NativeKernel()
+PROBLEM = NATIVE.unavailable(torch.device("cpu"), torch.float32)
+pytestmark = pytest.mark.skipif(PROBLEM is not None, reason=str(PROBLEM))
+
+DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
+
+# ------------------------------------------------------------------------------- one call, checked
+
+
+class Arguments(NamedTuple):
+    """What the four products are called with, besides the pattern."""
+
+    input: Tensor  # (batch, in_features)
+    values: Tensor  # (nnz,)
+    bias: Tensor | None  # (out_features,)
+    grad_output: Tensor  # (batch, out_features)
+
+    def laid_out(self, layout: Callable[[Tensor], Tensor]) -> Arguments:
+        return self._replace(input=layout(self.input), grad_output=layout(self.grad_output))
+
+
+class Results(NamedTuple):
+    """The four products, the gradients both from one pass and each by itself."""
+
+    output: Tensor
+    grad_input: Tensor
+    grad_values: Tensor
+    grad_input_alone: Tensor
+    grad_values_alone: Tensor
+
+
+def arguments(pattern: SparsityPattern, batch: int, dtype: torch.dtype, seed: int = 0) -> Arguments:
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, dtype=torch.float64, generator=generator).to(dtype)
+
+    input, values = normal(batch, pattern.in_features), normal(pattern.nnz)
+    return Arguments(input, values, normal(pattern.out_features), normal(batch, pattern.out_features))
+
+
+def products(pattern: SparsityPattern, given: Arguments) -> Results:
+    return Results(
+        NATIVE.spmm(pattern, given.values, given.input, given.bias),
+        *NATIVE.backward(pattern, given.values, given.grad_output, given.input),
+        NATIVE.spmm_transposed(pattern, given.values, given.grad_output),
+        NATIVE.sddmm(pattern, given.grad_output, given.input),
+    )
+
+
+@contextmanager
+def new_memory_is_nan() -> Iterator[None]:
+    """So that a result that was not written shows."""
+    before = torch.are_deterministic_algorithms_enabled()
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+def check(pattern: SparsityPattern, given: Arguments, truth: tuple[Step, Step]) -> None:
+    """Every product against the oracle, and every argument as it was."""
+    expected, magnitude = truth
+    copies = [None if argument is None else argument.clone() for argument in given]
+    with new_memory_is_nan():
+        results = products(pattern, given)
+    dtype = given.values.dtype
+    assert_close(results.output, expected.output, magnitude.output, dtype)
+    for grad_input in (results.grad_input, results.grad_input_alone):
+        assert_close(grad_input, expected.grad_input, magnitude.grad_input, dtype)
+    for grad_values in (results.grad_values, results.grad_values_alone):
+        assert_close(grad_values, expected.grad_values, magnitude.grad_values, dtype)
+    for argument, copy in zip(given, copies, strict=True):
+        assert argument is copy is None or torch.equal(argument, copy)
+
+
+def sparse_oracle(
+    pattern: SparsityPattern, input: Tensor, values: Tensor, bias: Tensor | None, grad_output: Tensor
+) -> tuple[Step, Step]:
+    """As ``oracle``, by scipy's products in float64, for patterns of which there can be no dense form."""
+    rows, columns = (index.numpy() for index in positions(pattern))
+
+    def step(transform: Callable[[np.ndarray], np.ndarray]) -> Step:
+        x, w, g = (transform(part.double().numpy()) for part in (input, values, grad_output))
+        matrix = sp.csr_array((w, columns, pattern.crow_indices.numpy()), shape=pattern.shape)
+        output = (matrix @ x.T).T
+        if bias is not None:
+            output = output + transform(bias.double().numpy())
+        grad_values = np.zeros(pattern.nnz)
+        for first in range(0, pattern.nnz, 1 << 16):
+            some = slice(first, first + (1 << 16))
+            grad_values[some] = np.einsum("bk,bk->k", g[:, rows[some]], x[:, columns[some]])
+        found = output, (matrix.T @ g.T).T, grad_values
+        return Step(*(torch.from_numpy(np.ascontiguousarray(part)) for part in found), None)
+
+    return step(lambda part: part), step(np.abs)
+
+
+def test_both_oracles_agree() -> None:
+    pattern = interop.to_pattern(random_matrix(37, 53, 0.1))
+    given = arguments(pattern, 7, torch.float64)
+    for dense, sparse in zip(oracle(pattern, *given), sparse_oracle(pattern, *given), strict=True):
+        torch.testing.assert_close(sparse.output, dense.output)
+        torch.testing.assert_close(sparse.grad_input, dense.grad_input)
+        torch.testing.assert_close(sparse.grad_values, dense.grad_values)
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+# ------------------------------------------------------------------------------------- the tables
+
+
+def random_matrix(rows: int, columns: int, density: float) -> sp.csr_array:
+    rng = np.random.default_rng(0)
+    return sp.csr_array(rng.random((rows, columns), dtype=np.float32) < density)
+
+
+def arrow(size: int, row: int, column: int) -> sp.csr_array:
+    """One full row, one full column, and the diagonal."""
+    every = np.arange(size)
+    rows = np.concatenate([every, np.full(size, row), every])
+    columns = np.concatenate([every, every, np.full(size, column)])
+    return sp.csr_array((np.ones(3 * size), (rows, columns)), shape=(size, size))
+
+
+def with_long_rows(lengths: dict[int, int], rows: int, columns: int) -> sp.csr_array:
+    """A sparse matrix in which some rows have their first connections up to a length."""
+    matrix = sp.lil_array(random_matrix(rows, columns, 0.01), dtype=np.float32)
+    for row, length in lengths.items():
+        matrix.rows[row], matrix.data[row] = list(range(length)), [1.0] * length
+    return sp.csr_array(matrix)
+
+
+def hubs(rows: int, columns: int) -> sp.csr_array:
+    """Row r has columns / (r + 1) connections."""
+    rng = np.random.default_rng(0)
+    places = [np.sort(rng.permutation(columns)[: columns // (r + 1)]) for r in range(rows)]
+    offsets = np.cumsum([0, *map(len, places)])
+    indices = np.concatenate(places)
+    return sp.csr_array((np.ones(indices.size), indices, offsets), shape=(rows, columns))
+
+
+def two_densities(rows: int, columns: int) -> sp.csr_array:
+    """Full rows, empty ones, and rows of which one half or the other is empty."""
+    mask = np.ones((rows, columns), dtype=bool)
+    mask[1::4], mask[2::4, : columns // 2], mask[3::4, columns // 2 :] = False, False, False
+    return sp.csr_array(mask)
+
+
+def surrounded(x: Tensor) -> Tensor:
+    """The same numbers as a slice of a larger tensor that holds NaN all around."""
+    wide = x.new_full((x.shape[0] + 2, x.shape[1] + 5), torch.nan)
+    wide[1:-1, 2:-3] = x
+    return wide[1:-1, 2:-3]
+
+
+def every_second(x: Tensor) -> Tensor:
+    wide = x.new_full((x.shape[0], 2 * x.shape[1]), torch.nan)
+    wide[:, ::2] = x
+    return wide[:, ::2]
+
+
+# How activations may lie in memory; each takes contiguous ones and keeps their numbers.
+LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "batch-major": lambda x: x,
+    "feature-major": lambda x: x.t().contiguous().t(),
+    "slice of batch-major": surrounded,
+    "slice of feature-major": lambda x: surrounded(x.t()).t(),
+    "no stride of 1": every_second,
+}
+# These change the numbers.
+EXPANDED: dict[str, Callable[[Tensor], Tensor]] = {
+    "one sample": lambda x: x[:1].expand_as(x),
+    "one feature": lambda x: x[:, :1].t().contiguous().t().expand_as(x),
+    "one number": lambda x: x[:1, :1].expand_as(x),
+}
+
+# Around multiples of 2, 4, 8 and 16 lanes, of 1 to 4 vectors, and of several panels.
+BATCHES = [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 47, 48, 49, 63, 64, 65, 127, 129, 255, 257, 1024, 1025]
+
+SWEPT = [
+    Case("prime sizes", "no size is a multiple of a vector", random_matrix(37, 53, 0.1)),
+    Case("many chunks", "40,000 connections: several chunks at every width", random_matrix(499, 601, 0.135)),
+]
+
+# The longest chunk has 32768 connections: rows of more are cut at every width of a panel.
+SKEWED = [
+    Case("arrow", "a row in the middle; the first column, with nothing before it", arrow(40009, 20011, 0)),
+    Case(
+        "arrow, first to last",
+        "the first row; the last column, with nothing after it",
+        arrow(40009, 0, 40008),
+    ),
+    Case(
+        "neighbours",
+        "three cut rows in a row: a chunk ends one and begins another",
+        with_long_rows({3: 40009, 4: 33333, 5: 40009}, 11, 40009),
+    ),
+    Case(
+        "even lengths",
+        "rows of whole chunks: a cut falls on the end of a row, and leaves an empty piece",
+        with_long_rows({0: 65536, 2: 65536, 3: 65536}, 5, 65537),
+    ),
+    Case("one row", "all work is one cut row", with_long_rows({0: 40009}, 1, 40009)),
+    Case("hubs", "a few rows have most of the connections", hubs(300, 50021)),
+]
+
+# Blocks of columns are used from 32 connections of a row in a block on; a block holds 128 to 8192 columns.
+DENSE = [
+    Case("half", "blocks for the wide panels", random_matrix(211, 383, 0.5)),
+    Case("half, wide", "blocks for panels of one vector too", random_matrix(67, 2053, 0.5)),
+    Case("third", "little above the density from which blocks are used", random_matrix(131, 1031, 0.33)),
+    Case("two densities", "empty rows and empty runs of a row between full ones", two_densities(97, 1031)),
+    Case("full", "no connection is missing; runs are as long as a block", random_matrix(70, 1024, 1.1)),
+    Case("few long rows", "blocks for a panel of one sample", random_matrix(5, 20011, 0.3)),
+]
+
+
+def each(cases: list[Case]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("case", cases, ids=lambda case: case.name)
+
+
+@cache
+def pattern_of(case: Case, index_dtype: torch.dtype = torch.int32) -> SparsityPattern:
+    return interop.to_pattern(case.adjacency, index_dtype=index_dtype)
+
+
+# -------------------------------------------------------------------------------------- the tests
+
+
+@each(SWEPT)
+@pytest.mark.parametrize("batch", BATCHES)
+@each_dtype
+def test_every_batch_size(case: Case, batch: int, dtype: torch.dtype) -> None:
+    given = arguments(pattern_of(case), batch, dtype)
+    truth = oracle(pattern_of(case), *given)
+    for index_dtype in (torch.int32, torch.int64):
+        for layout in LAYOUTS.values():
+            check(pattern_of(case, index_dtype), given.laid_out(layout), truth)
+
+
+@each(SWEPT)
+@pytest.mark.parametrize("expanded", EXPANDED)
+@pytest.mark.parametrize("batch", [1, 5, 40, 70])
+@each_dtype
+def test_expanded_activations(case: Case, expanded: str, batch: int, dtype: torch.dtype) -> None:
+    """As a sum over the output gives them to backward, and a broadcast to forward."""
+    given = arguments(pattern_of(case), batch, dtype)
+    only_grad = given._replace(grad_output=EXPANDED[expanded](given.grad_output))
+    for some in (given.laid_out(EXPANDED[expanded]), only_grad):
+        check(pattern_of(case), some, oracle(pattern_of(case), *some))
+
+
+@each(SKEWED)
+@pytest.mark.parametrize("transposed", [False, True], ids=["rows", "columns"])
+@pytest.mark.parametrize("batch", [3, 50])
+def test_rows_longer_than_a_chunk(case: Case, transposed: bool, batch: int) -> None:
+    patterns = [pattern_of(case), pattern_of(case, torch.int64)]
+    short, long = (pattern.transposed if transposed else pattern for pattern in patterns)
+    for dtype in DTYPES if batch == 3 else (torch.float32,):
+        given = arguments(short, batch, dtype)
+        truth = sparse_oracle(short, *given)
+        check(short, given, truth)
+        with threads(2):
+            check(long, given.laid_out(LAYOUTS["feature-major"]), truth)
+
+
+@each(DENSE)
+@pytest.mark.parametrize("batch", [1, 2, 7, 16, 31, 64, 130])
+@each_dtype
+def test_dense_patterns(case: Case, batch: int, dtype: torch.dtype) -> None:
+    for pattern in (pattern_of(case), pattern_of(case, torch.int64).transposed):
+        given = arguments(pattern, batch, dtype)
+        truth = oracle(pattern, *given)
+        check(pattern, given, truth)
+        check(pattern, given.laid_out(LAYOUTS["feature-major"]), truth)
+
+
+@pytest.fixture(scope="module")
+def millions() -> SparsityPattern:
+    """Little more than 2**22 connections, from which on values are permuted in blocks of 1024 rows."""
+    pattern = interop.to_pattern(random_matrix(2053, 4103, 0.505))
+    assert 2**22 < pattern.nnz < 2**22 + 2**17
+    assert pattern.nnz % 3 == 2  # the last of three blocks is longer
+    return pattern
+
+
+@pytest.mark.parametrize(("batch", "dtype"), [(2, torch.float32), (65, torch.bfloat16)], ids=str)
+def test_millions_of_connections(millions: SparsityPattern, batch: int, dtype: torch.dtype) -> None:
+    """More than 256 chunks of the least size, so that chunks grow; and the blocks of the permutation."""
+    given = arguments(millions, batch, dtype)
+    check(millions, given, oracle(millions, *given))
+
+
+@pytest.mark.parametrize("layout", ["batch-major", "feature-major"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_activations_larger_than_the_cache(layout: str, dtype: torch.dtype) -> None:
+    """One vector of samples of 150,000 features is 9.6 MB; of the other side it fits, at least in part."""
+    matrix = sp.random_array((20011, 150011), density=2e-5, rng=np.random.default_rng(0), format="csr")
+    for pattern in (interop.to_pattern(matrix), interop.to_pattern(matrix.T)):
+        given = arguments(pattern, 33, dtype)
+        check(pattern, given.laid_out(LAYOUTS[layout]), sparse_oracle(pattern, *given))
+
+
+@pytest.mark.parametrize("batch", [0, 1, 5, 70])
+@pytest.mark.parametrize("shape", [(0, 53), (37, 0), (0, 0), (37, 53)], ids=str)
+@each_dtype
+def test_nothing_to_multiply(shape: tuple[int, int], batch: int, dtype: torch.dtype) -> None:
+    """No outputs, no inputs, neither, and no connections: the bias alone, and gradients of zero."""
+    pattern = interop.to_pattern(sp.csr_array(shape))
+    given = arguments(pattern, batch, dtype)
+    for layout in LAYOUTS.values():
+        check(pattern, given.laid_out(layout), oracle(pattern, *given))
+
+
+@pytest.mark.parametrize("layout", ["batch-major", "feature-major"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_types_are_rounded_once_and_to_even(dtype: torch.dtype, layout: str) -> None:
+    """Sums of any two numbers, as torch rounds them; the bound of the oracle would let a cut-off pass."""
+    bits = torch.randint(-(2**15), 2**15, (4111, 2), dtype=torch.int32).to(torch.int16)
+    pairs = bits.view(dtype).where(bits.view(dtype).isfinite(), 1)
+    pairs[:, 1] = pairs[:, 0] * torch.exp2(torch.randint(-12, 1, (4111,))).to(dtype)  # ties are frequent
+    expected = (pairs[:, :1].float() + pairs[:, 1:].float()).to(dtype)
+    assert expected.isinf().any()
+    ones, laid_out = torch.ones(2, dtype=dtype), LAYOUTS[layout](pairs)
+    adder, copier = interop.to_pattern(np.ones((1, 2))), interop.to_pattern(np.ones((2, 1)))
+    for batch in (1, 3, 4111):
+        assert torch.equal(NATIVE.spmm(adder, ones, laid_out[:batch]), expected[:batch])
+        assert torch.equal(NATIVE.spmm_transposed(copier, ones, laid_out[:batch]), expected[:batch])
+
+
+# ------------------------------------------------------------------------- patterns that are drawn
+
+
+@st.composite
+def adjacencies(draw: st.DrawFn) -> sp.csr_array:
+    """Up to 70 x 70, of any density, with rows and columns that are empty or full."""
+    rows, columns = draw(st.integers(0, 70)), draw(st.integers(0, 70))
+    density = draw(st.sampled_from([0.0, 0.03, 0.3, 1.0]))
+    rng = np.random.default_rng(draw(st.integers(0, 1000)))
+    mask = rng.random((rows, columns)) < density
+    for filled in (True, False):
+        mask[draw(some_of(rows))] = filled
+        mask[:, draw(some_of(columns))] = filled
+    return sp.csr_array(mask)
+
+
+def some_of(length: int) -> st.SearchStrategy[list[int]]:
+    return st.lists(st.integers(0, length - 1), max_size=3) if length else st.just([])
+
+
+@hypothesis.settings(derandomize=True, database=None, deadline=None, max_examples=1000)
+@hypothesis.given(
+    adjacency=adjacencies(),
+    batch=st.integers(0, 70),
+    dtype=st.sampled_from(DTYPES),
+    index_dtype=st.sampled_from([torch.int32, torch.int64]),
+    layouts=st.tuples(*2 * [st.sampled_from([*LAYOUTS.values(), *EXPANDED.values()])]),
+    with_bias=st.booleans(),
+    count=st.sampled_from([1, 2]),
+)
+def test_drawn_patterns(
+    adjacency: sp.csr_array,
+    batch: int,
+    dtype: torch.dtype,
+    index_dtype: torch.dtype,
+    layouts: tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]],
+    with_bias: bool,
+    count: int,
+) -> None:
+    pattern = interop.to_pattern(adjacency, index_dtype=index_dtype)
+    x, values, bias, grad_output = arguments(pattern, batch, dtype)
+    given = Arguments(layouts[0](x), values, bias if with_bias else None, layouts[1](grad_output))
+    with threads(count):
+        check(pattern, given, oracle(pattern, *given))
+
+
+# --------------------------------------------------------------------------------- threads and runs
+
+# Panels go one to a thread where there are enough of them, and else all threads share each. Backward has
+# dot products of its own for each panel of a wave; a wave has as many panels as activations pay for.
+SHARED = [
+    Case("sparse", "every panel is in one wave", random_matrix(499, 601, 0.03)),
+    Case("waves", "waves of 1 to 4 panels; shared from 4 threads on", random_matrix(499, 601, 0.25)),
+    Case("dense", "too many connections for a wave of two panels", random_matrix(499, 601, 0.9)),
+    Case("cut rows", "pieces of long rows are added up", with_long_rows({3: 12007, 4: 11003}, 11, 12007)),
+    Case("cut columns", "and of long columns", with_long_rows({3: 12007, 4: 11003}, 11, 12007).T),
+]
+
+
+@each(SHARED)
+@pytest.mark.parametrize("batch", [1, 40, 100, 300])
+@each_dtype
+def test_same_bits_with_any_threads(case: Case, batch: int, dtype: torch.dtype) -> None:
+    wide = dtype in (torch.float64, torch.float16)
+    pattern = pattern_of(case, torch.int64 if wide else torch.int32)
+    given = arguments(pattern, batch, dtype)
+    runs = []
+    for count in (1, 2, 3, 4, 8, 2, 3):
+        with threads(count):
+            runs.append(products(pattern, given))
+    for run in runs[1:]:  # the first has its results still, whatever ran since
+        for first, again in zip(runs[0], run, strict=True):
+            assert torch.equal(first, again)
+
+
+def test_same_bits_in_both_layouts() -> None:
+    """Panels that are read in place hold what packed ones hold."""
+    pattern = pattern_of(SWEPT[0])
+    given = arguments(pattern, 130, torch.float32)
+    for first, again in zip(
+        products(pattern, given),
+        products(pattern, given.laid_out(LAYOUTS["feature-major"])),
+        strict=True,
+    ):
+        assert torch.equal(first, again)
+
+
+def test_concurrent_calls() -> None:
+    """Calls from several threads of Python take scratch memory from one pool."""
+    jobs = [
+        (pattern_of(case), arguments(pattern_of(case), batch, dtype))
+        for case in (SWEPT[0], SWEPT[1], DENSE[0])
+        for batch in (1, 40, 300)
+        for dtype in (torch.float32, torch.bfloat16)
+    ]
+    alone = [products(*job) for job in jobs]
+    order = [number for number in range(len(jobs)) for _ in range(6)]
+    random.Random(0).shuffle(order)
+
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda number: products(*jobs[number]), order))
+    for number, results in zip(order, together, strict=True):
+        for first, again in zip(alone[number], results, strict=True):
+            assert torch.equal(first, again)
+
+
+# ------------------------------------------------------------------------- what is not a number
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+@pytest.mark.parametrize("batch", [1, 5, 40, 70])
+@pytest.mark.parametrize("layout", ["batch-major", "feature-major"])
+@each_dtype
+def test_bad_numbers_go_where_a_connection_is(
+    bad: float, batch: int, layout: str, dtype: torch.dtype
+) -> None:
+    pattern = pattern_of(SWEPT[0])
+    rows, columns = positions(pattern)
+    mask = torch.zeros(pattern.shape, dtype=torch.bool)
+    mask[rows, columns] = True
+    sample, k = batch // 2, pattern.nnz // 2
+    row, column = int(rows[k]), int(columns[k])
+    good = arguments(pattern, batch, dtype)
+
+    def spoiled(part: Tensor, *place: int) -> Tensor:
+        part = part.clone()
+        part[place] = bad
+        return part
+
+    def check_bad(given: Arguments, output: Tensor, grad_input: Tensor, grad_values: Tensor) -> None:
+        results = products(pattern, given.laid_out(LAYOUTS[layout]))
+        expected = output, grad_input, grad_values, grad_input, grad_values
+        for result, where in zip(results, expected, strict=True):
+            assert torch.equal(~result.isfinite(), where)
+            assert torch.equal(result.isnan(), where) or bad == torch.inf
+
+    def nowhere(*shape: int) -> Tensor:
+        return torch.zeros(shape, dtype=torch.bool)
+
+    no_output, no_input = nowhere(batch, pattern.out_features), nowhere(batch, pattern.in_features)
+
+    output = no_output.clone()
+    output[sample] = mask[:, column]
+    given = good._replace(input=spoiled(good.input, sample, column))
+    check_bad(given, output, no_input, columns == column)
+
+    grad_input = no_input.clone()
+    grad_input[sample] = mask[row]
+    given = good._replace(grad_output=spoiled(good.grad_output, sample, row))
+    check_bad(given, no_output, grad_input, rows == row)
+
+    output, grad_input = no_output.clone(), no_input.clone()
+    output[:, row], grad_input[:, column] = True, True
+    given = good._replace(values=spoiled(good.values, k))
+    check_bad(given, output, grad_input, nowhere(pattern.nnz))
+
+    output = no_output.clone()
+    output[:, row] = True
+    given = good._replace(bias=spoiled(good.bias, row))
+    check_bad(given, output, no_input, nowhere(pattern.nnz))
+
+
+@each(SWEPT)
+@pytest.mark.parametrize("batch", [1, 5, 40, 70])
+@each_dtype
+def test_scratch_memory_remembers_nothing(case: Case, batch: int, dtype: torch.dtype) -> None:
+    """Panels are kept between calls: what NaN they held must not reach the next result."""
+    pattern = pattern_of(case)
+    given = arguments(pattern, batch, dtype)
+    many = arguments(pattern, 256, dtype)
+    products(pattern, Arguments(*(torch.full_like(part, torch.nan) for part in many)))
+    check(pattern, given, oracle(pattern, *given))
+
+
+# ----------------------------------------------------------------------------- around the kernel
+
+
+@pytest.mark.parametrize(
+    ("argument", "dtype"),
+    [("input", torch.int64), ("input", torch.complex64), ("values", torch.bool), ("bias", torch.float64)],
+    ids=str,
+)
+def test_wrong_dtypes_are_refused_before(
+    argument: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the words of the library, and before anything native is called."""
+    monkeypatch.setattr(NativeKernel, "spmm", lambda *_: pytest.fail("the kernel was called"))
+    pattern = pattern_of(SWEPT[0])
+    given = arguments(pattern, 3, torch.float32)._asdict()
+    given[argument] = given[argument].to(dtype)
+    with kernels.use("native"), pytest.raises(TypeError, match=rf"^{argument}: expected .* got {dtype}"):
+        functional.sparse_linear(given["input"], given["values"], pattern, given["bias"])
+
+
+ROOT = Path(__file__).parents[1]
+SHIPPED = [
+    *sorted((ROOT / "sparselinear" / "data").glob("*.npz")),
+    *sorted((ROOT / "examples" / "data").glob("*/L*.npz")),
+    ROOT / "tests" / "data" / "graphchallenge" / "layer01.npz",
+]
+FOLDER = os.environ.get("SPARSELINEAR_DATA", "")
+FOUND = sorted(p for p in Path(FOLDER).rglob("*") if p.suffix in interop.FORMATS) if FOLDER else []
+
+
+def check_file(path: Path, *dtypes: torch.dtype) -> None:
+    pattern = interop.to_pattern(interop.load_adjacency(path))
+    for batch in (1, 50):
+        for dtype in dtypes:
+            given = arguments(pattern, batch, dtype)
+            truth = sparse_oracle(pattern, *given)
+            check(pattern, given, truth)
+            check(pattern, given.laid_out(LAYOUTS["feature-major"]), truth)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_matrices_that_ship(path: Path) -> None:
+    check_file(path, *DTYPES)
+
+
+@pytest.mark.skipif(not FOUND, reason="SPARSELINEAR_DATA names no folder of .npz, .mtx or .smtx files")
+@pytest.mark.parametrize("path", FOUND, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_matrices_of_a_folder(path: Path) -> None:
+    """Every matrix below the folder that SPARSELINEAR_DATA names."""
+    try:
+        interop.load_adjacency(path)
+    except ValueError as error:
+        pytest.skip(str(error))
+    check_file(path, torch.float32, torch.bfloat16)
