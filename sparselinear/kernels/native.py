@@ -7,6 +7,7 @@ the columns of W. docs/roofline.md sets it against what the machine can do.
 
 from __future__ import annotations
 
+import sys
 from functools import cache
 from typing import Any
 
@@ -78,10 +79,11 @@ def _backward(pattern: SparsityPattern, values: Tensor | None, grad_output: Tens
 
 @cache
 def _problem() -> str | None:
-    """Why the library cannot be had; asked once, since the first time may take a compiler's seconds."""
+    """Why the library cannot be had; asked and said once, since the first time may take a compiler's seconds."""
     try:
         build.load()
     except build.BuildError as error:
+        print(f"sparselinear: slower kernels run, for {error}", file=sys.stderr)
         return str(error)
     return None
 

@@ -89,7 +89,8 @@ Plan<A, I> plan_for(const Tensor& gathered, int64_t rows, int64_t nnz) {
   // Two thirds of the first-level cache; worth it if a row has 32 connections or more in a block.
   const int64_t block = cache_size(1) * 2 / 3 / (loops.width * static_cast<int64_t>(sizeof(A)));
   const bool dense = block < features && nnz * block >= 32 * rows * features;
-  return {loops, read_in_place, bytes(loops.width) > cache, dense ? block : 0};
+  const bool far = bytes(read_in_place ? batch : loops.width) > cache;
+  return {loops, read_in_place, far, dense ? block : 0};
 }
 
 template <class S>

@@ -1,4 +1,4 @@
-// The panels of a batch, and the two ways of sharing them among threads.
+// The panels of a batch, and the ways of sharing them among threads.
 #pragma once
 
 #include "micro.h"
@@ -21,7 +21,7 @@ struct Plan {
   int64_t block;  // as in Panel
 };
 
-// The panels that activations are packed into. Both ways of sharing them give the same bits.
+// The panels that activations are packed into. All ways of sharing them give the same bits.
 template <class A, class S>
 class Panels {
  public:
@@ -43,6 +43,26 @@ class Panels {
   bool enough_for_threads() const {
     const int64_t threads = torch::stable::get_num_threads();
     return !far_ && 4 * count_ >= 3 * threads * ceil_div(count_, threads);
+  }
+
+  // Whether every panel is read where it is.
+  bool in_place() const {
+    return packed_from_ == count_;
+  }
+
+  template <class Visit>
+  void for_each(const Visit& visit) const {
+    for (int64_t p = 0; p < count_; ++p) visit(slice(p));
+  }
+
+  // One chunk after the other, each thread with chunks of its own, and all panels of a chunk in a row: for
+  // panels in place, whose rows lie side by side in both input and result. Calls compute(panel, slice,
+  // chunk).
+  template <class Compute>
+  void by_chunks(int64_t chunks, const Compute& compute) const {
+    for_each_task(chunks, [&](int64_t chunk) {
+      for (int64_t p = 0; p < count_; ++p) compute(at(p, nullptr), slice(p), chunk);
+    });
   }
 
   // One panel after the other, all threads on the chunks of each. Calls compute(panel, slice, chunk) for each

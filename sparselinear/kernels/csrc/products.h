@@ -9,12 +9,19 @@ namespace sparselinear {
 // Connections times vectors that are worth a task of their own: about 10 microseconds.
 constexpr int64_t kLeastCost = 32768;
 
+// The cost of a chunk, where a connection takes so many vectors. Chunks of panels in place are small, so that
+// what the panels of a chunk have in common, lines and pages that lie in a row, is still at hand.
+inline int64_t least_cost(bool in_place, int64_t vectors) {
+  return kLeastCost / std::max<int64_t>(vectors, 1) / (in_place && vectors ? 64 : 1);
+}
+
 template <class A, class S, class I>
 void spmm(const Plan<A, I>& plan, const Sparse<A, I>& w, const Activations<S>& input, const S* bias,
           const Activations<S>& output) {
   const auto packing = sparselinear::packing<A, S>(plan.micro.lanes);
   const int64_t width = plan.micro.width;
-  const auto chunks = cut(w, kLeastCost / ceil_div(width, kLanes<A>));
+  const Panels<A, S> panels(input, packing, plan);
+  const auto chunks = cut(w, least_cost(panels.in_place(), width / kLanes<A>));
   const auto compute = [&](const Panel<A>& panel, const Slice& slice, int64_t chunk, Pieces<A>& pieces) {
     const auto rows = [&](int64_t first, int64_t last) {
       alignas(64) A tile[kBlock * kMostWidth];
@@ -34,8 +41,13 @@ void spmm(const Plan<A, I>& plan, const Sparse<A, I>& w, const Activations<S>& i
       packing.unpack(sum, width, row, row + 1, slice.sample, slice.count, bias, output);
     });
   };
-  const Panels<A, S> panels(input, packing, plan);
-  if (panels.enough_for_threads()) {
+  if (panels.in_place()) {
+    std::vector<Pieces<A>> pieces(panels.count(), Pieces<A>(w, chunks, width));
+    panels.by_chunks(chunks.size(), [&](const Panel<A>& panel, const Slice& slice, int64_t chunk) {
+      compute(panel, slice, chunk, pieces[slice.panel]);
+    });
+    panels.for_each([&](const Slice& slice) { finish(slice, pieces[slice.panel]); });
+  } else if (panels.enough_for_threads()) {
     panels.private_to_threads(0, panels.count(), [&](const Panel<A>& panel, const Slice& slice) {
       Pieces<A> pieces(w, chunks, width);
       for (size_t chunk = 0; chunk < chunks.size(); ++chunk) compute(panel, slice, chunk, pieces);
@@ -60,7 +72,8 @@ void backward(const Plan<A, I>& plan, const Sparse<A, I>& w, bool sum, const Act
   const auto packing = sparselinear::packing<A, S>(plan.micro.lanes);
   const int64_t width = plan.micro.width, nnz = w.nnz();
   const auto loop = sum ? plan.micro.multiply_and_dot : plan.micro.dot;
-  const auto chunks = cut(w, kLeastCost / 2 / ceil_div(width, kLanes<A>));
+  const Panels<A, S> panels(grad_output, packing, plan);
+  const auto chunks = cut(w, least_cost(panels.in_place(), 2 * width / kLanes<A>));
   // Dot products are added to those of the panels before, or begin anew, in `dots`.
   const auto compute = [&](const Panel<A>& panel, const Slice& slice, int64_t chunk, Pieces<A>& pieces,
                            bool add, A* dots) {
@@ -85,14 +98,19 @@ void backward(const Plan<A, I>& plan, const Sparse<A, I>& w, bool sum, const Act
         packing.unpack(total, width, row, row + 1, slice.sample, slice.count, nullptr, grad_input);
       });
   };
-  const Panels<A, S> panels(grad_output, packing, plan);
   if (panels.count() == 0) std::fill(grad_values, grad_values + nnz, A(0));
   // Threads with panels of their own need dot products of their own: a wave of panels, with no more dot
   // products than there are activations.
   const int64_t most = input.batch * input.features / std::max<int64_t>(nnz, 1);
   const int64_t threads = torch::stable::get_num_threads(),
                 wave = std::min(most / threads * threads, panels.count());
-  if (panels.count() > 1 && wave > 0 && panels.enough_for_threads()) {
+  if (panels.in_place()) {
+    std::vector<Pieces<A>> pieces(panels.count(), Pieces<A>(w, chunks, width));
+    panels.by_chunks(chunks.size(), [&](const Panel<A>& panel, const Slice& slice, int64_t chunk) {
+      compute(panel, slice, chunk, pieces[slice.panel], slice.panel > 0, grad_values);
+    });
+    panels.for_each([&](const Slice& slice) { finish(slice, pieces[slice.panel]); });
+  } else if (panels.count() > 1 && wave > 0 && panels.enough_for_threads()) {
     const Scratch scratch(wave * nnz * sizeof(A));
     for (int64_t first = 0; first < panels.count(); first += wave) {
       const int64_t last = std::min(first + wave, panels.count());
