@@ -79,7 +79,7 @@ def _backward(pattern: SparsityPattern, values: Tensor | None, grad_output: Tens
 
 @cache
 def _problem() -> str | None:
-    """Why the library cannot be had; asked and said once, since the first time may take a compiler's seconds."""
+    """Why the library cannot be had; asked and said once, as the first time may take a compiler's seconds."""
     try:
         build.load()
     except build.BuildError as error:
