@@ -106,7 +106,7 @@ def _decide(pattern: SparsityPattern, dtype: torch.dtype, batch: int) -> tuple[K
         return _TORCH, "cuSPARSE"
     missing = _NATIVE.unavailable(device, dtype)
     if missing is None:
-        return _NATIVE, "compiled for this CPU, the fastest at every batch and density"
+        return _NATIVE, "compiled for this CPU, first choice there"
     problem = _EMBEDDING_BAG.unavailable(device, dtype)
     if problem:
         return _TORCH, f"{problem} ({missing})"
