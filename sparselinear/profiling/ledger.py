@@ -77,6 +77,10 @@ class Sizes:
         return self.batch * (self.out_features + self.in_features) * self.itemsize
 
 
+# kMostKept of kernels/csrc/scratch.h.
+_KEPT_SCRATCH = 64 << 20
+
+
 @dataclass(frozen=True)
 class Ledger:
     """Bytes of one system, by term.
@@ -147,13 +151,14 @@ def sparse(sizes: Sizes) -> Ledger:
         gradients_bytes=parameters,
         adam_bytes=adam_state(parameters, 1 + sizes.bias),
         step_transient_bytes=_reordered_values(sizes) + min(sizes.activations_bytes, _tiles(sizes)),
-        adam_transient_bytes=2 * sizes.values_bytes,
+        # The native kernel keeps its scratch, up to a limit.
+        adam_transient_bytes=2 * sizes.values_bytes + min(_reordered_values(sizes), _KEPT_SCRATCH),
     )
 
 
 def _reordered_values(sizes: Sizes) -> int:
-    """Values in CSC order; those of a half type are widened to float32, and so is their gradient."""
-    return sizes.values_bytes + (2 * 4 * sizes.nnz if sizes.itemsize < 4 else 0)
+    """Values and their gradient in CSC order, those of a half type in float32."""
+    return 2 * max(sizes.itemsize, 4) * sizes.nnz
 
 
 def _tiles(sizes: Sizes) -> int:
