@@ -128,6 +128,16 @@ def from_feature_major(product: Tensor, like: Tensor) -> Tensor:
     return product.t() if is_feature_major(like) else product.t()[None].contiguous()[0]
 
 
+def sampled_product(offsets: Tensor, columns: Tensor, grad_tile: Tensor, tile: Tensor) -> Tensor:
+    """grad_tile @ tile.T at the connections of a CSR pattern, (nnz,), by torch's sampled_addmm."""
+    grad_values = torch.zeros(columns.numel())
+    shape = grad_tile.shape[0], tile.shape[0]
+    # A result that is its own first argument copies no indices.
+    sampled = torch.sparse_csr_tensor(offsets, columns, grad_values, shape, check_invariants=False)
+    torch.sparse.sampled_addmm(sampled, grad_tile, tile.t(), out=sampled)
+    return grad_values
+
+
 def as_laid_out(result: Tensor, like: Tensor) -> Tensor:
     """(batch, features) in the layout of another; no copy where it lies so already."""
     return result.t().contiguous().t() if is_feature_major(like) else result.contiguous()

@@ -19,7 +19,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from .adapter import AutogradPeer, Peer, feature_major, from_feature_major
+from .adapter import AutogradPeer, Peer, feature_major, from_feature_major, sampled_product
 
 
 def set_threads(threads: int) -> None:
@@ -114,11 +114,8 @@ class SparseDotMkl(_ArrayPeer):
     def gradients(self, tile: Tensor, grad_tile: Tensor) -> tuple[Tensor, Tensor]:
         np.take(self.matrix.data, self.permutation, out=self.transposed.data)
         grad_input = torch.from_numpy(self.dot(self.transposed, grad_tile.numpy()))
-        grad_values = torch.zeros(self.matrix.nnz)
         indices = torch.from_numpy(self.matrix.indptr), torch.from_numpy(self.matrix.indices)
-        sampled = torch.sparse_csr_tensor(*indices, grad_values, self.matrix.shape, check_invariants=False)
-        torch.sparse.sampled_addmm(sampled, grad_tile, tile.t(), out=sampled)
-        return grad_input, grad_values
+        return grad_input, sampled_product(*indices, grad_tile, tile)
 
 
 class GraphBlas(_ArrayPeer):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sparselinear import SparseLinear, kernels, profiling
 
-from .adapter import AutogradPeer, Peer, array, feature_major, from_feature_major
+from .adapter import AutogradPeer, Peer, array, feature_major, from_feature_major, sampled_product
 
 
 def layer_of(matrix: sp.csr_array) -> SparseLinear:
@@ -117,13 +117,7 @@ class _Stock(torch.autograd.Function):
         grad_tile = feature_major(grad_output)
         in_csc_order = ctx.values.index_select(0, indices.permutation)
         grad_tile_input = _bags(grad_tile, indices.csc_rows, indices.csc_offsets, in_csc_order)
-        # sampled_addmm whose result is its own first argument copies no indices.
-        grad_values = torch.zeros_like(ctx.values)
-        shape = (grad_tile.shape[0], ctx.tile.shape[0])
-        sampled = torch.sparse_csr_tensor(
-            indices.offsets, indices.columns, grad_values, shape, check_invariants=False
-        )
-        torch.sparse.sampled_addmm(sampled, grad_tile, ctx.tile.t(), out=sampled)
+        grad_values = sampled_product(indices.offsets, indices.columns, grad_tile, ctx.tile)
         return from_feature_major(grad_tile_input, grad_output), grad_values, None
 
 

@@ -459,6 +459,23 @@ def test_same_bits_in_both_layouts() -> None:
         assert torch.equal(first, again)
 
 
+@pytest.mark.parametrize("batch", [64, 128])
+def test_cut_rows_of_panels_in_place(batch: int) -> None:
+    """Few connections a feature, feature-major, panels that are full: read in place, in many small chunks."""
+    size = 3001
+    every, one = np.arange(size), np.full(size, size // 2)
+    ends = np.concatenate([one, every, every]), np.concatenate([every, one, every])
+    pattern = interop.to_pattern(sp.coo_array((np.ones(3 * size), ends), shape=(size, size)))
+    given = arguments(pattern, batch, torch.float32).laid_out(LAYOUTS["feature-major"])
+    check(pattern, given, sparse_oracle(pattern, *given))
+    with threads(1):
+        alone = products(pattern, given)
+    with threads(2):
+        together = products(pattern, given)
+    for first, again in zip(alone, together, strict=True):
+        assert torch.equal(first, again)
+
+
 def test_concurrent_calls() -> None:
     """Calls from several threads of Python take scratch memory from one pool."""
     jobs = [

@@ -13,15 +13,15 @@ struct Place {
   int64_t row, connection;
 };
 
-// The chunk from one place to the next. Its rows from first_row() on are complete up to the last place's
-// row; what a chunk holds of a row that begins before it or ends after it is a piece of a split row.
+// The connections from one place to the next. What a chunk holds of a row that begins before it or ends after
+// it is a piece of a split row.
 struct Chunk {
   Place begin, end;
 };
 
 // Cuts rows into chunks of nearly equal cost, the cost of a row being its connections and kRowCost. A row
 // is cut only if it is longer than a chunk: the arrow of an arrow matrix, the hub of a graph. The cuts
-// depend on the pattern alone, never on the number of threads, so results do not either.
+// do not depend on the number of threads, so results do not either.
 template <class A, class I>
 std::vector<Chunk> cut(const Sparse<A, I>& w, int64_t least_cost) {
   constexpr int64_t kRowCost = 2, kMostChunks = 256;

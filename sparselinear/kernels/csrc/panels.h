@@ -17,7 +17,7 @@ template <class A, class I>
 struct Plan {
   Micro<A, I> micro;
   bool in_place;  // feature-major panels are read where they are
-  bool far;       // a panel does not fit in the second-level cache
+  bool far;       // what panels are read from does not fit in the second-level cache
   int64_t block;  // as in Panel
 };
 
@@ -50,19 +50,15 @@ class Panels {
     return packed_from_ == count_;
   }
 
-  template <class Visit>
-  void for_each(const Visit& visit) const {
-    for (int64_t p = 0; p < count_; ++p) visit(slice(p));
-  }
-
   // One chunk after the other, each thread with chunks of its own, and all panels of a chunk in a row: for
-  // panels in place, whose rows lie side by side in both input and result. Calls compute(panel, slice,
-  // chunk).
-  template <class Compute>
-  void by_chunks(int64_t chunks, const Compute& compute) const {
+  // panels in place, whose rows lie side by side in both input and result. Calls compute(panel, slice, chunk)
+  // for each chunk of each panel, then done(slice) for each panel.
+  template <class Compute, class Done>
+  void by_chunks(int64_t chunks, const Compute& compute, const Done& done) const {
     for_each_task(chunks, [&](int64_t chunk) {
       for (int64_t p = 0; p < count_; ++p) compute(at(p, nullptr), slice(p), chunk);
     });
+    for (int64_t p = 0; p < count_; ++p) done(slice(p));
   }
 
   // One panel after the other, all threads on the chunks of each. Calls compute(panel, slice, chunk) for each
@@ -116,8 +112,8 @@ class Panels {
   bool far_;
   int64_t block_;
   int64_t count_;
-  int64_t
-      packed_from_;  // the last panel is packed where it is not full: no vector may reach beyond the batch
+  // The last panel is packed where it is not full: no vector may reach beyond the batch.
+  int64_t packed_from_;
 };
 
 }  // namespace sparselinear

@@ -15,6 +15,26 @@ inline int64_t least_cost(bool in_place, int64_t vectors) {
   return kLeastCost / std::max<int64_t>(vectors, 1) / (in_place && vectors ? 64 : 1);
 }
 
+// All threads on the chunks of all panels. Calls compute(panel, slice, chunk, pieces), and finish(slice,
+// pieces) after the chunks of a panel.
+template <class A, class S, class I, class Compute, class Finish>
+void share(const Panels<A, S>& panels, const Sparse<A, I>& w, const std::vector<Chunk>& chunks, int64_t width,
+           const Compute& compute, const Finish& finish) {
+  // Panels in place are under way together, others one after the other.
+  std::vector<Pieces<A>> pieces(panels.in_place() ? panels.count() : 1, Pieces<A>(w, chunks, width));
+  const auto of = [&](const Slice& slice) -> Pieces<A>& {
+    return pieces[panels.in_place() ? slice.panel : 0];
+  };
+  const auto each = [&](const Panel<A>& panel, const Slice& slice, int64_t chunk) {
+    compute(panel, slice, chunk, of(slice));
+  };
+  const auto done = [&](const Slice& slice) { finish(slice, of(slice)); };
+  if (panels.in_place())
+    panels.by_chunks(chunks.size(), each, done);
+  else
+    panels.shared(chunks.size(), each, done);
+}
+
 template <class A, class S, class I>
 void spmm(const Plan<A, I>& plan, const Sparse<A, I>& w, const Activations<S>& input, const S* bias,
           const Activations<S>& output) {
@@ -41,27 +61,13 @@ void spmm(const Plan<A, I>& plan, const Sparse<A, I>& w, const Activations<S>& i
       packing.unpack(sum, width, row, row + 1, slice.sample, slice.count, bias, output);
     });
   };
-  if (panels.in_place()) {
-    std::vector<Pieces<A>> pieces(panels.count(), Pieces<A>(w, chunks, width));
-    panels.by_chunks(chunks.size(), [&](const Panel<A>& panel, const Slice& slice, int64_t chunk) {
-      compute(panel, slice, chunk, pieces[slice.panel]);
-    });
-    panels.for_each([&](const Slice& slice) { finish(slice, pieces[slice.panel]); });
-  } else if (panels.enough_for_threads()) {
-    panels.private_to_threads(0, panels.count(), [&](const Panel<A>& panel, const Slice& slice) {
-      Pieces<A> pieces(w, chunks, width);
-      for (size_t chunk = 0; chunk < chunks.size(); ++chunk) compute(panel, slice, chunk, pieces);
-      finish(slice, pieces);
-    });
-  } else {
+  if (panels.in_place() || !panels.enough_for_threads())
+    return share(panels, w, chunks, width, compute, finish);
+  panels.private_to_threads(0, panels.count(), [&](const Panel<A>& panel, const Slice& slice) {
     Pieces<A> pieces(w, chunks, width);
-    panels.shared(
-        chunks.size(),
-        [&](const Panel<A>& panel, const Slice& slice, int64_t chunk) {
-          compute(panel, slice, chunk, pieces);
-        },
-        [&](const Slice& slice) { finish(slice, pieces); });
-  }
+    for (size_t chunk = 0; chunk < chunks.size(); ++chunk) compute(panel, slice, chunk, pieces);
+    finish(slice, pieces);
+  });
 }
 
 // w holds columns of W as compressed rows; grad_values come in their order. Without `sum` there is no
@@ -104,41 +110,32 @@ void backward(const Plan<A, I>& plan, const Sparse<A, I>& w, bool sum, const Act
   const int64_t most = input.batch * input.features / std::max<int64_t>(nnz, 1);
   const int64_t threads = torch::stable::get_num_threads(),
                 wave = std::min(most / threads * threads, panels.count());
-  if (panels.in_place()) {
-    std::vector<Pieces<A>> pieces(panels.count(), Pieces<A>(w, chunks, width));
-    panels.by_chunks(chunks.size(), [&](const Panel<A>& panel, const Slice& slice, int64_t chunk) {
-      compute(panel, slice, chunk, pieces[slice.panel], slice.panel > 0, grad_values);
-    });
-    panels.for_each([&](const Slice& slice) { finish(slice, pieces[slice.panel]); });
-  } else if (panels.count() > 1 && wave > 0 && panels.enough_for_threads()) {
-    const Scratch scratch(wave * nnz * sizeof(A));
-    for (int64_t first = 0; first < panels.count(); first += wave) {
-      const int64_t last = std::min(first + wave, panels.count());
-      panels.private_to_threads(first, last, [&](const Panel<A>& panel, const Slice& slice) {
-        Pieces<A> pieces(w, chunks, width);
-        A* dots = scratch.as<A>() + (slice.panel - first) * nnz;
-        for (size_t chunk = 0; chunk < chunks.size(); ++chunk)
-          compute(panel, slice, chunk, pieces, false, dots);
-        finish(slice, pieces);
-      });
-      torch::stable::parallel_for(0, nnz, 1 << 14, [&](int64_t begin, int64_t end) {
-        for (int64_t p = first; p < last; ++p) {
-          const A* dots = scratch.as<A>() + (p - first) * nnz;
-          if (p == 0)
-            std::copy(dots + begin, dots + end, grad_values + begin);
-          else
-            for (int64_t k = begin; k < end; ++k) grad_values[k] += dots[k];
-        }
-      });
-    }
-  } else {
-    Pieces<A> pieces(w, chunks, width);
-    panels.shared(
-        chunks.size(),
-        [&](const Panel<A>& panel, const Slice& slice, int64_t chunk) {
+  if (panels.in_place() || panels.count() == 1 || wave == 0 || !panels.enough_for_threads())
+    return share(
+        panels, w, chunks, width,
+        [&](const Panel<A>& panel, const Slice& slice, int64_t chunk, Pieces<A>& pieces) {
           compute(panel, slice, chunk, pieces, slice.panel > 0, grad_values);
         },
-        [&](const Slice& slice) { finish(slice, pieces); });
+        finish);
+  const Scratch scratch(wave * nnz * sizeof(A));
+  for (int64_t first = 0; first < panels.count(); first += wave) {
+    const int64_t last = std::min(first + wave, panels.count());
+    panels.private_to_threads(first, last, [&](const Panel<A>& panel, const Slice& slice) {
+      Pieces<A> pieces(w, chunks, width);
+      A* dots = scratch.as<A>() + (slice.panel - first) * nnz;
+      for (size_t chunk = 0; chunk < chunks.size(); ++chunk)
+        compute(panel, slice, chunk, pieces, false, dots);
+      finish(slice, pieces);
+    });
+    torch::stable::parallel_for(0, nnz, 1 << 14, [&](int64_t begin, int64_t end) {
+      for (int64_t p = first; p < last; ++p) {
+        const A* dots = scratch.as<A>() + (p - first) * nnz;
+        if (p == 0)
+          std::copy(dots + begin, dots + end, grad_values + begin);
+        else
+          for (int64_t k = begin; k < end; ++k) grad_values[k] += dots[k];
+      }
+    });
   }
 }
 
