@@ -17,7 +17,9 @@ import scipy.io
 import scipy.sparse as sp
 import torch
 
+import sparselinear
 from sparselinear import cli, interop
+from sparselinear.cli.arguments import SHIPPED
 from sparselinear.profiling import BASELINES, compare, timing
 from sparselinear.profiling.memory import Peak
 
@@ -117,7 +119,7 @@ def test_failed_run_leaves_json_alone(path: str, tmp_path: Path, monkeypatch: py
 
     target = tmp_path / "r.json"
     target.write_text("old")
-    monkeypatch.setattr(cli, "profile", fail)
+    monkeypatch.setattr(cli.profile, "profile", fail)
     assert quick(path, "--json", str(target)) == 1
     monkeypatch.undo()
     monkeypatch.setattr(os, "replace", fail)
@@ -152,7 +154,7 @@ USAGE = [
 def test_wrong_usage(
     arguments: list[str], text: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli, "profile", lambda *_, **__: pytest.fail("work began"))
+    monkeypatch.setattr(cli.profile, "profile", lambda *_, **__: pytest.fail("work began"))
     assert cli.main(arguments) == 2
     assert text in error_of(capsys)
 
@@ -188,7 +190,7 @@ def test_matrix_without_a_side(tmp_path: Path, capsys: Capture) -> None:
 def test_json_is_checked_before_the_work(
     path: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli, "profile", lambda *_, **__: pytest.fail("work began"))
+    monkeypatch.setattr(cli.profile, "profile", lambda *_, **__: pytest.fail("work began"))
     for target, text in (
         (tmp_path, "is a directory"),
         (tmp_path / "absent" / "r.json", f"there is no directory {tmp_path / 'absent'}"),
@@ -223,7 +225,7 @@ def test_failures(
     def fail(*_: object, **__: object) -> None:
         raise raised
 
-    monkeypatch.setattr(cli, "profile", fail)
+    monkeypatch.setattr(cli.profile, "profile", fail)
     assert quick(path) == code
     assert text in error_of(capsys)
 
@@ -250,10 +252,10 @@ def test_a_bar_on_a_terminal(path: str, capsys: Capture, monkeypatch: pytest.Mon
 
 
 def test_shipped_data_say_where_they_come_from() -> None:
-    folder = Path(cli.__file__).parent / "data"
-    assert interop.load_adjacency(folder / cli.SHIPPED).shape == (2233, 11876)
+    folder = Path(sparselinear.__file__).parent / "data"
+    assert interop.load_adjacency(folder / SHIPPED).shape == (2233, 11876)
     text = (folder / "README.md").read_text(encoding="utf-8")
-    assert cli.SHIPPED in text
+    assert SHIPPED in text
     assert "CC0" in text
 
 
