@@ -137,7 +137,7 @@ class Work:
 def work(product: Product, shape: tuple[int, int], nnz: int, batch: int, probe: Probe) -> Work:
     """Bytes and operations of a product of W of this shape, for batches that fill a vector or more."""
     rows, features = shape[::-1] if product.by_columns else shape  # features are gathered
-    width = _width(batch, features, probe.found)
+    width = _width(product, batch, features, probe.found)
     panels = ceil_div(batch, width)
     values = nnz * FLOAT
     # Gone through for each panel: indices, offsets, values. The dot products are written for the first
@@ -163,14 +163,14 @@ def work(product: Product, shape: tuple[int, int], nnz: int, batch: int, probe: 
     )
 
 
-def _width(batch: int, features: int, found: dict[str, Any]) -> int:
+def _width(product: Product, batch: int, features: int, found: dict[str, Any]) -> int:
     """Samples in a panel, by the rule of plan_for in native.cpp."""
     lanes, cache = found["vector_bytes"] // FLOAT, found["l2_bytes"]
     vectors = 4
     while vectors > 1 and features * vectors * lanes * FLOAT > cache // 2:
         vectors //= 2
     if features * vectors * lanes * FLOAT > cache:
-        vectors = 2
+        vectors = 4 if product.dots else 2
     panels = ceil_div(batch, vectors * lanes)
     return ceil_div(ceil_div(batch, panels), lanes) * lanes
 

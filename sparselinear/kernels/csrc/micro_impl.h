@@ -39,6 +39,7 @@ inline void weighted_sum(const Panel<A>& panel, const Sparse<A, I>& w, int64_t f
 #pragma GCC unroll 8
     for (int c = 0; c < kChains; ++c) step(chain[c], k + c);
   }
+  if (panel.far && k < last) fetch<L * V>(panel, w, k + kAhead, static_cast<int>(last - k));
   for (; k < last; ++k) step(chain[0], k);
 #pragma GCC unroll 8
   for (int v = 0; v < V; ++v) {
@@ -78,6 +79,7 @@ inline void sum_and_dots(const Panel<A>& panel, const Sparse<A, I>& w, int64_t f
     store<L, A>(dots + k, found);
   }
   if (k < last) {
+    if (panel.far) fetch<L * V>(panel, w, k + kAhead, static_cast<int>(last - k));
     Vec rest[L] = {};
     for (int64_t j = 0; k + j < last; ++j) rest[j] = step(k + j);
     const Vec found = sums<A, L, L>(0, [&](int j) __attribute__((always_inline)) { return rest[j]; });
