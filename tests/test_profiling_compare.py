@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -82,6 +83,9 @@ def test_dictionary_is_json() -> None:
     assert ours["ledger"]["total_bytes"] == found.rows[0].ledger.total_bytes
     assert ours["peak"]["peak_bytes"] == 1000
     assert told["systems"][6]["step"] is None
+    assert sum(int(count) for line in told["portrait"]["raster"] for count in line.split()) == 120
+    measured_at = datetime.fromisoformat(told["measured_at"])
+    assert timedelta(0) <= datetime.now().astimezone() - measured_at < timedelta(minutes=1)
 
 
 def refuse_to_build(layer: SparseLinear) -> Any:

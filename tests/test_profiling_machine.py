@@ -92,6 +92,7 @@ def test_description() -> None:
     assert found.torch == torch.__version__
     assert found.threads == torch.get_num_threads()
     assert found.processor
+    assert found.blas == machine._blas(torch.__config__.show())
     assert set(found.to_dict()) == set(vars(found))
 
 
@@ -114,3 +115,46 @@ def test_busy_seconds(tmp_path: Path) -> None:
     path = write(tmp_path, {"stat": "cpu  100 20 30 4000 500 6 7 8 0 0\ncpu0 1 1 1 1 1 1 1 1 0 0\n"}) / "stat"
     assert machine._busy_seconds(path) == pytest.approx(171 / os.sysconf("SC_CLK_TCK"))
     assert machine._busy_seconds(tmp_path / "absent") is None
+
+
+def test_caches(tmp_path: Path) -> None:
+    files = {
+        "index0": ("1", "Data", "48K", "0-1"),
+        "index1": ("1", "Instruction", "32K", "0-1"),
+        "index2": ("2", "Unified", "2048K", "0-1"),
+        "index3": ("3", "Unified", "266240K", "0-3,8,10-11"),
+    }
+    names = ("level", "type", "size", "shared_cpu_list")
+    for index, texts in files.items():
+        write(tmp_path, {f"{index}/{name}": f"{text}\n" for name, text in zip(names, texts, strict=True)})
+    write(tmp_path, {"index4/level": "4\n"})  # a virtual machine that does not tell the rest
+    caches = (
+        machine.Cache("L1d", 48 << 10, 2),
+        machine.Cache("L2", 2 << 20, 2),
+        machine.Cache("L3", 260 << 20, 7),
+    )
+    assert machine._caches(tmp_path) == caches
+    assert machine._caches(tmp_path / "absent") == ()
+
+
+@pytest.mark.parametrize(
+    ("configuration", "blas"),
+    [
+        (
+            "  - Intel(R) oneAPI Math Kernel Library Version 2024.2-Product Build 20240605\n BLAS_INFO=mkl, X=1",
+            "MKL 2024.2",
+        ),
+        ("Build settings: BLAS_INFO=open, BUILD_TYPE=Release", "OpenBLAS"),
+        ("Build settings: BLAS_INFO=nvpl, BUILD_TYPE=Release", "nvpl"),
+        ("PyTorch built with:", ""),
+    ],
+)
+def test_blas(configuration: str, blas: str) -> None:
+    assert machine._blas(configuration) == blas
+
+
+def test_on_a_gpu_the_caches_of_the_cpu_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "A GPU")
+    monkeypatch.setattr(machine, "available_bytes", lambda device: 7)
+    found = machine.describe(torch.device("cuda"))
+    assert (found.processor, found.caches, found.blas[:6]) == ("A GPU", (), "cuBLAS")

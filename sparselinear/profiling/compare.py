@@ -6,6 +6,7 @@ import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from .baselines import BASELINES, OURS, System, find
 from .ledger import Sizes, needed_bytes
 from .machine import Machine
 from .memory import measure_peak, saved
+from .portrait import Portrait
 from .result import MEASURED, REFUSED, TOO_LARGE, Profile, Row
 from .timing import Subject
 
@@ -104,6 +106,8 @@ def profile(
         other_cores=busy,
         limit_bytes=limit,
         rows=tuple(rows),
+        portrait=Portrait.of(layer.pattern),
+        measured_at=datetime.now().astimezone().isoformat(timespec="seconds"),
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 import time
 from dataclasses import asdict, dataclass
@@ -14,6 +15,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+
+@dataclass(frozen=True)
+class Cache:
+    """A cache that one core of the processor sees.
+
+    Attributes:
+        name: level and kind, for example ``"L1d"`` (data) or ``"L2"``.
+        size_bytes: of one such cache.
+        cores: logical cores that share it.
+    """
+
+    name: str
+    size_bytes: int
+    cores: int
 
 
 @dataclass(frozen=True)
@@ -29,6 +45,8 @@ class Machine:
         torch: version of torch.
         python: version of Python.
         system: operating system and architecture.
+        caches: of the CPU, data alone, from the nearest on; empty on a GPU, or where they cannot be read.
+        blas: the library that torch multiplies dense matrices with; empty where torch does not tell.
     """
 
     processor: str
@@ -39,6 +57,8 @@ class Machine:
     torch: str
     python: str
     system: str
+    caches: tuple[Cache, ...] = ()
+    blas: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """The same, ready for JSON."""
@@ -57,6 +77,8 @@ def describe(device: torch.device) -> Machine:
         torch=str(torch.__version__),
         python=platform.python_version(),
         system=f"{platform.system()} {platform.machine()}",
+        caches=() if cuda else _caches(),
+        blas=f"cuBLAS of CUDA {torch.version.cuda}" if cuda else _blas(torch.__config__.show()),
     )
 
 
@@ -155,6 +177,35 @@ def _cpu_model() -> str:
         except (OSError, subprocess.SubprocessError):
             pass
     return platform.processor() or platform.machine()
+
+
+def _caches(root: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> tuple[Cache, ...]:
+    """Caches of the first core; Linux alone."""
+    found = []
+    for index in sorted(root.glob("index[0-9]*")):
+        parts = [_lines(index / name) for name in ("level", "type", "size", "shared_cpu_list")]
+        if not all(parts):
+            continue
+        (level, *_), (kind, *_), (size, *_), (shared, *_) = parts
+        if kind != "Instruction":
+            name = f"L{level}d" if kind == "Data" else f"L{level}"
+            found.append(Cache(name, int(size.removesuffix("K")) * 1024, _listed(shared)))
+    return tuple(found)
+
+
+def _listed(ranges: str) -> int:
+    """How many numbers a list such as ``"0-3,8"`` names."""
+    ends = [part.split("-") for part in ranges.split(",")]
+    return sum(int(numbers[-1]) - int(numbers[0]) + 1 for numbers in ends)
+
+
+def _blas(configuration: str) -> str:
+    """The BLAS in what torch was built with: MKL and its version, or a name such as ``"open"``."""
+    mkl = re.search(r"oneAPI Math Kernel Library Version ([\d.]+)", configuration)
+    name = re.search(r"BLAS_INFO=(\w+)", configuration)
+    if mkl:
+        return f"MKL {mkl[1]}"
+    return {"open": "OpenBLAS", "accelerate": "Accelerate"}.get(name[1], name[1]) if name else ""
 
 
 def _lines(path: Path) -> list[str]:

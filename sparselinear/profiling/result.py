@@ -8,6 +8,7 @@ from typing import Any
 from .ledger import Ledger, Sizes
 from .machine import Machine
 from .memory import Peak
+from .portrait import Portrait
 from .timing import Timing
 
 # The three things that can become of a system.
@@ -66,6 +67,8 @@ class Profile:
         other_cores: cores that other programs kept busy meanwhile; None where that cannot be read.
         limit_bytes: what a system was allowed to need.
         rows: ours first, then the baselines.
+        portrait: what a picture of the pattern needs; None leaves the picture out.
+        measured_at: when, in ISO 8601 with the offset of the clock; empty where it is not known.
     """
 
     name: str
@@ -79,6 +82,8 @@ class Profile:
     other_cores: float | None
     limit_bytes: int
     rows: tuple[Row, ...]
+    portrait: Portrait | None = None
+    measured_at: str = ""
 
     def row(self, name: str) -> Row | None:
         """The row of a system; None if it was not asked for."""
@@ -128,6 +133,8 @@ class Profile:
             "limit_bytes": self.limit_bytes,
             "other_cores": self.other_cores,
             "machine": self.machine.to_dict(),
+            "measured_at": self.measured_at,
+            "portrait": self.portrait and self.portrait.to_dict(),
             "systems": [self._row_dict(row) for row in self.rows],
         }
 
