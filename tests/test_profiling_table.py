@@ -90,6 +90,28 @@ def test_ratio(value: float | None, text: str) -> None:
     assert figures.ratio(value) == text
 
 
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0526, "1/19 of"),
+        (0.1, "1/10 of"),
+        (0.294, "1/3.4 of"),
+        (0.5, "1/2 of"),
+        (0.77, "77 % of"),
+        (0.999, "1.00 times"),
+        (1.4, "1.40 times"),
+        (23.4, "23.4 times"),
+    ],
+)
+def test_share(value: float, text: str) -> None:
+    assert figures.share(value) == text
+
+
+@pytest.mark.parametrize(("value", "text"), [(None, "—"), (0.0123, "1.2 %"), (0.5, "50.0 %")])
+def test_percent(value: float | None, text: str) -> None:
+    assert figures.percent(value) == text
+
+
 def test_milliseconds() -> None:
     assert figures.milliseconds(Timing((0.010, 0.012, 0.014), 1)) == "12.0 ±1.0"
     assert figures.milliseconds(Timing((0.00012,), 1)) == "0.120 ±0.000"

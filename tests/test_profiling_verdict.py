@@ -38,8 +38,8 @@ WORDS = [
     pytest.param(
         of(("sparselinear", 5, 400), ("dense", 3, 100), ("hook", 4, 200), ("masked", 9, 300)),
         "hook",
-        "Use nn.Linear with a mask (hook): a training step takes 80 % of SparseLinear's time and 1/2.0 of its "
-        "memory (noise 0.0 %). For forward alone nn.Linear is faster: 75 % of hook's time (noise 0.0 %).",
+        "Use nn.Linear with a mask (hook): a training step takes 80 % of SparseLinear's time and 1/2 of "
+        "its memory (noise 0.0 %). For forward alone nn.Linear is faster: 75 % of hook's time (noise 0.0 %).",
         id="a masked one is the fastest of those that keep the pattern",
     ),
     pytest.param(
@@ -62,13 +62,13 @@ WORDS = [
         of(("sparselinear", 9, 300), ("dense", 3, 100)),
         "dense",
         "Use nn.Linear with a mask, if that costs no more than the difference: without one, a training step "
-        "takes 1/3.0 of SparseLinear's time and 1/3.0 of its memory (noise 0.0 %).",
+        "takes 1/3 of SparseLinear's time and 1/3 of its memory (noise 0.0 %).",
         id="dense is faster, nothing masked was measured",
     ),
     pytest.param(
         of(("sparselinear", 6, 50), ("csr", 3, 100)),
         "csr",
-        "Use torch.sparse CSR: a training step takes 1/2.0 of SparseLinear's time and 2.00 times its memory "
+        "Use torch.sparse CSR: a training step takes 1/2 of SparseLinear's time and 2.00 times its memory "
         "(noise 0.0 %). Adam does not take its parameters.",
         id="faster, without Adam",
     ),
@@ -153,7 +153,7 @@ def test_dense_that_does_not_fit() -> None:
     dense = Row("dense", "a", "nn.Linear", "too large", BASELINES["dense"].bytes(SIZES), 4 * 10**12)
     verdict = example(row_of("sparselinear", 2.0), dense, row_of("csr", 6.0)).verdict
     assert verdict.use == "sparselinear"
-    assert verdict.text.startswith("Use SparseLinear: a training step takes 1/3.0 of torch.sparse CSR's time")
+    assert verdict.text.startswith("Use SparseLinear: a training step takes 1/3 of torch.sparse CSR's time")
     assert "it would need 4.00 TB, and 20.0 GB can be used" in verdict.text
     assert verdict.dense == {"forward": None, "step": None, "adam": None}
     kept = dense.ledger.total_bytes / OURS.bytes(SIZES).total_bytes

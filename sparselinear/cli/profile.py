@@ -140,7 +140,8 @@ def _add_options(command: argparse.ArgumentParser) -> None:
         type=count,
         default=7,
         metavar="N",
-        help="samples of each time; what is closer than the noise takes up to three times as many (default: 7)",
+        help="samples of each time; what is closer than the noise takes up to three times as many "
+        "(default: 7)",
     )
     add(
         "--json",

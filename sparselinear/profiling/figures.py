@@ -41,8 +41,10 @@ def share(value: float) -> str:
     if value <= 0.1:
         return f"1/{1 / value:.0f} of"
     if value <= 0.5:
-        return f"1/{1 / value:.1f} of"
-    return f"{100 * value:.0f} % of" if value < 0.95 else f"{value:.2f} times"
+        return f"1/{1 / value:.1f}".removesuffix(".0") + " of"
+    if value < 0.95:
+        return f"{100 * value:.0f} % of"
+    return f"{value:.2f} times" if value < 1 else f"{three_digits(value)} times"
 
 
 def three_digits(value: float) -> str:
