@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparselinear.profiling.timing import Timing, enough_repeats, sample
+from sparselinear.profiling.timing import Timing, enough_repeats, sample, settle
 
 from .adapter import Peer, array
 from .cells import CSR_BATCH_MAJOR, FEATURE_MAJOR, RANDOM_ALIKE, Cell, canonical
@@ -182,7 +182,11 @@ class _Side:
     repeats: dict[str, int] = field(default_factory=dict)
 
     def take(self, turn: int) -> None:
-        """One sample of each kind; none where the side is slow and had its turns."""
+        """One sample of each kind; none where the side is slow and had its turns.
+
+        The threads of the side before are asleep when it begins.
+        """
+        settle()
         for kind in KINDS:
             run, samples = getattr(self.peer, kind), self.samples.setdefault(kind, [])
             if kind not in self.repeats:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -12,8 +13,8 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from sparselinear import SparseLinear
-from sparselinear.profiling import BASELINES, Profile, compare, profile, timing
+from sparselinear import SparseLinear, interop
+from sparselinear.profiling import BASELINES, Profile, compare, memory, peak, profile, timing
 from sparselinear.profiling.baselines import OURS, System
 from sparselinear.profiling.memory import Peak
 
@@ -57,7 +58,8 @@ def test_ratios_to_dense() -> None:
     assert ours.step is not None
     assert dense.step is not None
     ratios = found.versus_dense(ours)
-    assert ratios["step"] == dense.step.median_s / ours.step.median_s
+    pairs = zip(dense.step.samples_s, ours.step.samples_s, strict=True)
+    assert ratios["step"] == statistics.median(theirs / own for theirs, own in pairs)
     assert ratios["peak"] == 4
     assert ratios["total"] == dense.ledger.total_bytes / ours.ledger.total_bytes
     assert found.versus_dense(csr)["adam"] is None
@@ -74,7 +76,7 @@ def test_without_dense_there_are_no_ratios() -> None:
 def test_dictionary_is_json() -> None:
     found = quick(name="a name", batch=3)
     told = json.loads(json.dumps(found.to_dict(), allow_nan=False))
-    assert told["schema"] == 1
+    assert told["schema"] == 2
     assert (told["name"], told["batch"], told["dtype"], told["device"]) == ("a name", 3, "float32", "cpu")
     assert told["kernel"] == found.kernel
     assert told["machine"]["torch"] == torch.__version__
@@ -133,11 +135,11 @@ def test_systems_that_do_not_fit_together_are_built_for_each_turn(monkeypatch: p
         monkeypatch.setitem(BASELINES, name, noting(BASELINES[name]))
     wide = sp.eye_array(400, format="csr")
     dense_bytes = 400 * 400 * 4
-    quick(wide, baselines="dense,hook", rounds=3)
+    quick(wide, baselines="dense,hook", rounds=2)
     assert built == ["dense", "hook"]
     built.clear()
-    found = quick(wide, baselines="dense,hook", rounds=3, memory_bytes=int(7.5 * dense_bytes))
-    assert built == ["dense", "hook"] * 4  # the warm-up, and three rounds that take turns
+    found = quick(wide, baselines="dense,hook", rounds=2, memory_bytes=int(7.5 * dense_bytes))
+    assert built == ["dense", "hook"] * 3  # the warm-up, and two rounds that take turns
     assert all(row.status == "measured" for row in found.rows)
 
 
@@ -199,6 +201,97 @@ def test_progress_counts_up_to_its_total() -> None:
     assert {total for _, total, *_ in told} == {8}
     assert told[2][2:] == ("timing", "round 1 of 2, sparselinear")
     assert told[-1][2:] == ("peak memory, a process each", "dense")
+
+
+def scripted(monkeypatch: pytest.MonkeyPatch, seconds: dict[str, list[float]]) -> list[str]:
+    """Turns that take no time but yield these samples, over and over; returns who took a turn."""
+    turns: list[str] = []
+
+    def turn(subject: timing.Subject) -> None:
+        name = subject.system.name
+        number, script = len(subject.samples["step"]), seconds[name]
+        subject.samples["forward"].append(seconds["sparselinear"][0] * (1 + (name != "sparselinear")))
+        subject.samples["step"].append(script[number % len(script)])
+        subject.repeats.update(forward=1, step=1)
+        turns.append(name)
+
+    def warm_up(subject: timing.Subject) -> None:
+        subject.samples.update(forward=[], step=[])
+
+    monkeypatch.setattr(timing.Subject, "turn", turn)
+    monkeypatch.setattr(timing.Subject, "warm_up", warm_up)
+    return turns
+
+
+def test_what_is_close_takes_more_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    shaky = [1.0, 1.3, 0.8, 1.2, 0.9]
+    turns = scripted(monkeypatch, {"sparselinear": [1.0], "hook": shaky, "masked": [4.0], "dense": [0.5]})
+    told: list[tuple[int, int, str, str]] = []
+    found = quick(
+        rounds=5, peak=False, baselines="dense,masked,hook", progress=lambda *step: told.append(step)
+    )
+    assert turns[:20] == ["sparselinear", "dense", "masked", "hook"] * 5
+    assert turns[20:] == ["sparselinear", "hook"] * 10  # three times as many as were asked for, and no more
+    assert [done for done, *_ in told] == list(range(4 + 20 + 20))
+    assert told[-1][:3] == (43, 44, "timing again what is close")
+    steps = {row.name: len(row.step.samples_s) for row in found.rows if row.step}
+    assert steps == {"sparselinear": 15, "dense": 5, "masked": 5, "hook": 15}
+    assert found.rounds == 5
+
+
+def test_more_rounds_end_when_the_difference_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first five are shaky; from then on the hook takes 1.2 times as long each time."""
+    hook = [1.0, 1.5, 0.8, 1.2, 1.3, *[1.2] * 10]
+    turns = scripted(monkeypatch, {"sparselinear": [1.0], "hook": hook})
+    found = quick(rounds=5, peak=False, baselines="hook")
+    assert turns == ["sparselinear", "hook"] * 10
+    assert found.verdict.use == "sparselinear"
+
+
+@pytest.mark.parametrize("steps", [[2.0], [1.01]], ids=["far", "as close as makes no difference"])
+def test_what_is_certain_takes_no_more_rounds(steps: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = scripted(monkeypatch, {"sparselinear": [1.0], "hook": steps})
+    quick(rounds=5, peak=False, baselines="hook")
+    assert turns == ["sparselinear", "hook"] * 5
+
+
+def test_nothing_is_measured_on_zeros(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the timed input and gradient, nor those of the process that measures the peak."""
+    seen: list[torch.Tensor] = []
+
+    class Noting(timing.Subject):
+        def warm_up(self) -> None:
+            seen.extend((self.x.detach(), self.grad_output, self.layer.values.detach()))
+            super().warm_up()
+
+    monkeypatch.setattr(compare, "Subject", Noting)
+    quick(baselines="dense", batch=50)
+    assert len(seen) == 6
+    train = peak._train
+
+    def noting(system: System, module: Any, x: torch.Tensor, grad_output: torch.Tensor) -> None:
+        seen.extend((x.detach(), grad_output))
+        train(system, module, x, grad_output)
+
+    monkeypatch.setattr(peak, "_train", noting)
+    layer = SparseLinear.from_scipy(ADJACENCY)
+    job = {"system": "sparselinear", "kernel": "torch", "out_features": 40, "in_features": 30, "batch": 50}
+    with memory.saved(layer) as path:
+        peak.measure({**job, "layer": path, "dtype": "float32", "device": "cpu", "threads": 1})
+    assert len(seen) == 10
+    for tensor in seen:
+        assert torch.count_nonzero(tensor) == tensor.numel()
+    large = [tensor for tensor in seen if tensor.numel() >= 1000 and tensor.dim() == 2]
+    assert len(large) == 6
+    for tensor in large:
+        assert tensor.std().item() == pytest.approx(1, abs=0.1)
+
+
+def test_what_fits_is_known_before_anything_is_built() -> None:
+    pattern = interop.to_pattern(ADJACENCY)
+    compare.check_fits(pattern, 4, torch.float32, torch.device("cpu"))
+    with pytest.raises(MemoryError, match=r"the sparse layer itself needs [\d,]{20,} bytes"):
+        compare.check_fits(pattern, 10**15, torch.float32, torch.device("cpu"))
 
 
 def test_no_connections() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import threading
+import time
 from typing import Any
 
 import pytest
@@ -54,6 +57,65 @@ def test_sample_is_long_enough_and_counts_runs(monkeypatch: pytest.MonkeyPatch) 
     runs[0] = 0
     assert timing.sample(run, 7) == pytest.approx(0.001)
     assert runs[0] == 7
+
+
+def test_the_garbage_collector_is_held_off() -> None:
+    seen: list[bool] = []
+    timing.sample(lambda: seen.append(gc.isenabled()), 2)
+    assert seen == [False, False]
+    assert gc.isenabled()
+
+
+class Clock:
+    """A process that is busy until a moment; both clocks stand still between sleeps."""
+
+    def __init__(self, busy_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now, self.busy_s = 0.0, busy_s
+        monkeypatch.setattr(time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(time, "process_time", lambda: min(self.now, self.busy_s))
+        monkeypatch.setattr(time, "sleep", self.sleep)
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.mark.parametrize(
+    ("busy_s", "quiet", "waited_s"),
+    [
+        pytest.param(0.0, True, 0.002, id="quiet at once"),
+        pytest.param(0.2, True, 0.202, id="a pool that spins for 200 ms"),
+        pytest.param(60.0, False, 0.5, id="a thread that never ends"),
+    ],
+)
+def test_settle(busy_s: float, quiet: bool, waited_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "_STEP_S", 0.002)
+    clock = Clock(busy_s, monkeypatch)
+    assert timing.settle() is quiet
+    assert clock.now == pytest.approx(waited_s, abs=0.0021)
+
+
+def test_settle_waits_for_a_thread_that_spins() -> None:
+    end = time.perf_counter() + 0.05
+
+    def spin() -> None:
+        while time.perf_counter() < end:
+            pass
+
+    thread = threading.Thread(target=spin)
+    thread.start()
+    assert timing.settle(limit_s=20)
+    assert time.perf_counter() >= end
+    thread.join()
+
+
+def test_a_turn_begins_when_the_process_is_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(timing, "settle", lambda: told.append("settle"))
+    monkeypatch.setattr(timing, "sample", lambda run, repeats: told.append("sample") or 1.0)
+    subject = subject_of("sparselinear")
+    subject.samples, subject.repeats = {"forward": [], "step": []}, {"forward": 1, "step": 1}
+    subject.turn()
+    assert told == ["settle", "sample", "sample"]
 
 
 def test_a_run_too_short_to_measure_ends() -> None:

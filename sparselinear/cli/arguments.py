@@ -30,6 +30,15 @@ def count(text: str) -> int:
     return number
 
 
+def batches(text: str) -> list[int]:
+    """Batches with commas between them, each once."""
+    found = [count(part) for part in text.split(",")]
+    for batch in found:
+        if found.count(batch) > 1:
+            raise argparse.ArgumentTypeError(f"expected each batch once, got {batch} more than once")
+    return found
+
+
 def dtype(text: str) -> str:
     """The name of a dtype, one of DTYPES."""
     if text not in DTYPES:
@@ -72,6 +81,8 @@ def read_adjacency(path: str | None) -> tuple[str, SparsityPattern]:
         raise UsageError(f"{path}: {error.strerror or error}") from error
     except (ValueError, TypeError) as error:
         raise UsageError(error) from error
+    except MemoryError as error:
+        raise UsageError(f"{path}: expected a matrix that fits into memory ({error})") from error
     if 0 in pattern.shape:
         sides = f"{pattern.out_features} outputs and {pattern.in_features} inputs"
         raise UsageError(f"{path}: expected at least one output and one input, got {sides}")

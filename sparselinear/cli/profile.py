@@ -1,21 +1,48 @@
-"""``sparselinear profile``: sparse, dense and masked layers over one adjacency, side by side."""
+"""``sparselinear profile``: sparse, dense and masked layers over an adjacency, side by side."""
 
 from __future__ import annotations
 
 import argparse
-import json
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from ..profiling import BASELINES, profile, render
-from .arguments import DTYPES, baselines, count, device, dtype, read_adjacency
-from .output import Output, check_writable, progress_bar, write
+import torch
+
+from ..pattern import SparsityPattern
+from ..profiling import BASELINES, Profile, profile, render, render_summary, to_csv, to_json
+from ..profiling.compare import check_fits
+from .arguments import DTYPES, UsageError, baselines, batches, count, device, dtype, read_adjacency
+from .output import Output, check_outputs, progress_bar, write
 
 EXAMPLES = """\
 examples:
   sparselinear profile                            a real matrix that ships with the package
   sparselinear profile A.npz --batch 64           a file written by scipy.sparse.save_npz
   sparselinear profile A.mtx --baselines dense,csr --json result.json
+  sparselinear profile A.npz B.smtx --batch 32,256 --csv times.csv
 """
+
+NOTES = """\
+All files are read, and all places to write to are tried, before anything is measured. Each table is
+printed when it is complete. After Ctrl-C those that were printed stay, and no file is written.
+"""
+
+# What writes the result of an option.
+WRITERS: dict[str, Callable[[Sequence[Profile]], str]] = {"--json": to_json, "--csv": to_csv}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One adjacency at one batch."""
+
+    name: str
+    pattern: SparsityPattern
+    batch: int
+
+    @property
+    def title(self) -> str:
+        """What it is called where there are several."""
+        return f"{self.name}, batch {self.batch}"
 
 
 def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -23,9 +50,9 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     command = commands.add_parser(
         "profile",
         prog="sparselinear profile",
-        help="time and memory of sparse, dense and masked layers over one adjacency",
+        help="time and memory of sparse, dense and masked layers over one adjacency or several",
         description="Time and memory of a sparse layer, and of the systems people use instead, side by side.",
-        epilog=f"{EXAMPLES}\nbaselines:\n"
+        epilog=f"{EXAMPLES}\n{NOTES}\nbaselines:\n"
         + "".join(f"  {system.name:<15} {system.text}\n" for system in BASELINES.values()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -34,38 +61,70 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
 
 
 def run(options: argparse.Namespace) -> None:
-    """Measure, print the table, write the file that was asked for."""
+    """Read all, measure cell by cell, print each table, then write the files that were asked for."""
     where = device(options.device)
-    if options.json not in (None, "-"):
-        check_writable("--json", Path(options.json))
-    name, pattern = read_adjacency(options.file)
-    with progress_bar() as progress:
-        result = profile(
-            pattern,
-            batch=options.batch,
-            dtype=DTYPES[options.dtype],
-            device=where,
-            threads=options.threads,
-            baselines=options.baselines,
-            rounds=options.rounds,
-            name=name,
-            progress=progress,
-        )
-    render(result, Output(highlight=False, stderr=options.json == "-"))
-    if options.json is not None:
-        write(options.json, json.dumps(result.to_dict(), indent=2, allow_nan=False) + "\n")
+    asked = {option: getattr(options, option.strip("-")) for option in WRITERS}
+    outputs = {option: path for option, path in asked.items() if path is not None}
+    check_outputs(outputs, options.files)
+    cells = _cells(options, where)
+    console = Output(highlight=False, stderr="-" in outputs.values())
+    found = []
+    for cell in cells:
+        found.append(_measure(cell, options, where, alone=len(cells) == 1))
+        render(found[-1], console)
+    if len(found) > 1:
+        render_summary(found, console)
+    write({path: WRITERS[option](found) for option, path in outputs.items()})
+
+
+def _cells(options: argparse.Namespace, where: torch.device) -> list[Cell]:
+    """Every file at every batch, read and known to fit."""
+    read = [read_adjacency(path) for path in options.files or [None]]
+    cells = [Cell(name, pattern, batch) for name, pattern in read for batch in options.batch]
+    for cell in cells:
+        try:
+            check_fits(cell.pattern, cell.batch, DTYPES[options.dtype], where)
+        except MemoryError as error:
+            raise UsageError(f"{cell.title}: {error}") from error
+    return cells
+
+
+def _measure(cell: Cell, options: argparse.Namespace, where: torch.device, alone: bool) -> Profile:
+    try:
+        with progress_bar("" if alone else cell.title) as progress:
+            return profile(
+                cell.pattern,
+                batch=cell.batch,
+                dtype=DTYPES[options.dtype],
+                device=where,
+                threads=options.threads,
+                baselines=options.baselines,
+                rounds=options.rounds,
+                name=cell.name,
+                progress=progress,
+            )
+    except (RuntimeError, MemoryError, ValueError) as error:
+        if alone:
+            raise
+        raise RuntimeError(f"{cell.title}: {str(error) or type(error).__name__}") from error
 
 
 def _add_options(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add(
-        "file",
+        "files",
         metavar="FILE",
-        nargs="?",
+        nargs="*",
         help="adjacency, rows are outputs: .npz (scipy.sparse), .mtx or .smtx; "
         "without one, proteins to Reactome pathways",
     )
-    add("--batch", type=count, default=256, metavar="N", help="rows of the input (default: 256)")
+    add(
+        "--batch",
+        type=batches,
+        default=[256],
+        metavar="N[,N...]",
+        help="rows of the input; several are measured one after the other (default: 256)",
+    )
     add("--dtype", type=dtype, default="float32", help=f"{', '.join(DTYPES)} (default: float32)")
     add("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
     add("--threads", type=count, metavar="N", help="threads torch may use (default: torch's choice)")
@@ -76,5 +135,17 @@ def _add_options(command: argparse.ArgumentParser) -> None:
         metavar="NAMES",
         help="names out of the list below, with commas between them, or all or none (default: all)",
     )
-    add("--rounds", type=count, default=7, metavar="N", help="samples of each time (default: 7)")
-    add("--json", metavar="FILE", help="write the result there too; - is the standard output")
+    add(
+        "--rounds",
+        type=count,
+        default=7,
+        metavar="N",
+        help="samples of each time; what is closer than the noise takes up to three times as many "
+        "(default: 7)",
+    )
+    add(
+        "--json",
+        metavar="FILE",
+        help="write everything there too, for several files or batches as a list; - is the standard output",
+    )
+    add("--csv", metavar="FILE", help="write a line for each file, batch, system and kind of time; or -")

@@ -14,11 +14,12 @@ import torch
 from .. import checks, interop, kernels
 from ..checks import message
 from ..linear import SparseLinear
+from ..pattern import SparsityPattern
 from . import machine
 from .baselines import BASELINES, OURS, System, find
-from .ledger import Sizes, needed_bytes
-from .machine import Machine
+from .ledger import Ledger, Sizes, needed_bytes
 from .memory import measure_peak, saved
+from .noise import difference
 from .portrait import Portrait
 from .result import MEASURED, REFUSED, TOO_LARGE, Profile, Row
 from .timing import Subject
@@ -30,6 +31,8 @@ Progress = Callable[[int, int, str, str], None]
 _USABLE = 0.9
 # Assumed where the system does not tell.
 _UNKNOWN_BYTES = 4 << 30
+# Systems that cannot be told apart take up to this many times the rounds that were asked for.
+MOST_ROUNDS = 3
 
 
 def profile(
@@ -48,6 +51,9 @@ def profile(
 ) -> Profile:
     """Measure a sparse layer and the baselines on the same pattern and values.
 
+    Baselines that the noise does not tell from the sparse layer take more rounds together with it, up to
+    three times those asked for; see :mod:`sparselinear.profiling.noise` for what the noise is.
+
     Args:
         layer: a :class:`~sparselinear.SparseLinear`, which is copied and left as it was, or an
             adjacency (out_features, in_features) in any form that SparseLinear takes.
@@ -56,7 +62,7 @@ def profile(
         device: ``"cpu"`` or a CUDA device; None is the layer's, or torch's default.
         threads: threads torch may use meanwhile; None leaves the number as it is.
         baselines: names out of ``BASELINES``, or ``"all"`` or ``"none"``.
-        rounds: samples of each time.
+        rounds: samples of each time, if no more are needed; the noise is known from three on.
         peak: whether to measure the peak memory, in a process for each system.
         memory_bytes: what a system may need before it counts as too large; None is nine tenths of
             what is free.
@@ -78,11 +84,9 @@ def profile(
     sizes = Sizes.of(layer, batch)
     with _threads(threads):
         found = machine.describe(layer.values.device)
-        limit = _limit(memory_bytes, found)
+        limit = _limit(memory_bytes, found.memory_available_bytes)
+        _require(OURS.bytes(sizes), sizes, limit)
         rows = [_row(system, sizes, limit) for system in systems]
-        if rows[0].status == TOO_LARGE:
-            needed = f"{rows[0].needed_bytes:,} bytes for a training step"
-            raise MemoryError(f"the sparse layer itself needs {needed}, {limit:,} bytes can be used")
         fitting = [system for system, row in zip(systems, rows, strict=True) if row.status == MEASURED]
         ticks = _Ticks(progress, len(fitting) * (1 + rounds + peak))
         others = machine.OtherWork()
@@ -111,6 +115,23 @@ def profile(
     )
 
 
+def check_fits(pattern: SparsityPattern, batch: int, dtype: torch.dtype, device: torch.device) -> None:
+    """Find out without building it that a sparse layer over a pattern can be profiled.
+
+    Raises:
+        MemoryError: it needs more than the device has free.
+    """
+    sizes = Sizes.of_pattern(pattern, batch, dtype)
+    _require(OURS.bytes(sizes), sizes, _limit(None, machine.available_bytes(device)))
+
+
+def _require(ours: Ledger, sizes: Sizes, limit: int) -> None:
+    needed = needed_bytes(ours, sizes)
+    if needed > limit:
+        text = f"the sparse layer itself needs {needed:,} bytes for a training step"
+        raise MemoryError(f"{text}, {limit:,} bytes can be used")
+
+
 def select(baselines: str | Iterable[str]) -> list[System]:
     """The baselines that were asked for, each once, in the order of ``BASELINES``.
 
@@ -137,6 +158,10 @@ class _Ticks:
             self._progress(self._done, self._total, stage, detail)
         self._done += 1
 
+    def expect(self, more: int) -> None:
+        """There is more to do than was known."""
+        self._total += more
+
 
 def _time(
     systems: Sequence[System], layer: SparseLinear, sizes: Sizes, rounds: int, limit: int, ticks: _Ticks
@@ -150,11 +175,37 @@ def _time(
     for subject in subjects:
         ticks.next("building and warming up", subject.system.name)
         subject.warm_up()
+    _rounds(subjects, "timing", rounds, ticks)
+    _remeasure(subjects, rounds, ticks)
+    return subjects
+
+
+def _rounds(subjects: Sequence[Subject], stage: str, rounds: int, ticks: _Ticks) -> None:
     for number in range(1, rounds + 1):
         for subject in subjects:
-            ticks.next("timing", f"round {number} of {rounds}, {subject.system.name}")
+            ticks.next(stage, f"round {number} of {rounds}, {subject.system.name}")
             subject.turn()
-    return subjects
+
+
+def _remeasure(subjects: Sequence[Subject], rounds: int, ticks: _Ticks) -> None:
+    """More rounds of ours and of what cannot be told from it.
+
+    Who has left does not come back, so that the samples of a system are of the same rounds as as many
+    of the first samples of ours.
+    """
+    ours, *close = subjects
+    for _ in range(MOST_ROUNDS - 1):
+        close = [subject for subject in close if _undecided(ours, subject)]
+        if not close:
+            return
+        ticks.expect(rounds * (1 + len(close)))
+        _rounds((ours, *close), "timing again what is close", rounds, ticks)
+
+
+def _undecided(ours: Subject, other: Subject) -> bool:
+    """Whether more rounds might tell the two apart, by forward or by step."""
+    pairs = [(ours.timing(kind), other.timing(kind)) for kind in ("forward", "step")]
+    return any(a is not None and b is not None and difference(b, a).undecided for a, b in pairs)
 
 
 def _fit_together(systems: Sequence[System], sizes: Sizes, limit: int) -> bool:
@@ -230,10 +281,9 @@ def _positive(argument: str, value: Any) -> int:
     return number
 
 
-def _limit(memory_bytes: int | None, found: Machine) -> int:
+def _limit(memory_bytes: int | None, free: int | None) -> int:
     if memory_bytes is not None:
         return _positive("memory_bytes", memory_bytes)
-    free = found.memory_available_bytes
     return int(_USABLE * (_UNKNOWN_BYTES if free is None else free))
 
 

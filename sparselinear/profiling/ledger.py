@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import torch
 
     from ..linear import SparseLinear
+    from ..pattern import SparsityPattern
 
 INT64 = 8  # bytes of an index of torch.sparse as it is built from Python
 ADAM_STEP = 4  # bytes of the step count that torch.optim.Adam keeps for each Parameter: a float32
@@ -45,13 +46,17 @@ class Sizes:
     @classmethod
     def of(cls, layer: SparseLinear, batch: int, dtype: torch.dtype | None = None) -> Sizes:
         """Sizes of a layer at a batch, in the dtype of its values or in another one."""
-        pattern = layer.pattern
+        return cls.of_pattern(layer.pattern, batch, dtype or layer.values.dtype, layer.bias is not None)
+
+    @classmethod
+    def of_pattern(cls, pattern: SparsityPattern, batch: int, dtype: torch.dtype, bias: bool = True) -> Sizes:
+        """Sizes of a layer over a pattern, before there is one."""
         return cls(
             out_features=pattern.out_features,
             in_features=pattern.in_features,
             nnz=pattern.nnz,
-            bias=layer.bias is not None,
-            itemsize=(dtype or layer.values.dtype).itemsize,
+            bias=bias,
+            itemsize=dtype.itemsize,
             index_itemsize=pattern.index_dtype.itemsize,
             batch=batch,
         )

@@ -8,9 +8,13 @@ from typing import Any
 from .ledger import Ledger, Sizes
 from .machine import Machine
 from .memory import Peak
+from .noise import Difference, difference
 from .portrait import Portrait
 from .timing import Timing
+from .verdict import Verdict, judge
 
+# Of the dictionaries and so of the JSON: 2 brought the verdict, the noise, and lists of profiles.
+SCHEMA = 2
 # The three things that can become of a system.
 MEASURED, TOO_LARGE, REFUSED = "measured", "too large", "refused"
 
@@ -50,6 +54,11 @@ class Row:
         """The timings by kind."""
         return {"forward": self.forward, "step": self.step, "adam": self.adam}
 
+    @property
+    def fits(self) -> bool:
+        """Whether it was tried at all."""
+        return self.status != TOO_LARGE
+
 
 @dataclass(frozen=True)
 class Profile:
@@ -61,7 +70,7 @@ class Profile:
         density: nnz / (out_features * in_features).
         dtype: name of the dtype, for example ``"float32"``.
         device: name of the device.
-        rounds: samples of each time.
+        rounds: samples of each time that were asked for; what was close has more.
         kernel: which kernel ran the sparse layer, and why.
         machine: what was measured on.
         other_cores: cores that other programs kept busy meanwhile; None where that cannot be read.
@@ -95,20 +104,34 @@ class Profile:
         cores, others = self.machine.cores, self.other_cores
         return bool(cores and others and others > 0.25 and self.machine.threads + others > cores + 0.25)
 
+    @property
+    def verdict(self) -> Verdict:
+        """What it means, in words and as data."""
+        return judge(self)
+
+    def against_dense(self, row: Row) -> dict[str, Difference | None]:
+        """How many times as long as a system dense takes, with the noise; None if either has no time."""
+        dense = self.row("dense")
+        references: dict[str, Timing | None] = dense.times if dense else dict.fromkeys(row.times)
+        return {
+            kind: difference(reference, timing) if timing and reference else None
+            for (kind, timing), reference in zip(row.times.items(), references.values(), strict=True)
+        }
+
     def versus_dense(self, row: Row) -> dict[str, float | None]:
         """How many times less than dense a system takes, of time and of memory; None if not known.
 
-        Above 1 the system is better than dense, below 1 it is worse. ``total`` is the ledger's, and
-        compares also with a dense layer that does not fit; the others compare what was measured.
+        Above 1 the system is better than dense, below 1 it is worse. The ratio of a time is the median
+        over the rounds. ``total`` is the ledger's, and compares also with a dense layer that does not
+        fit; the others compare what was measured.
         """
         dense = self.row("dense")
         ratios: dict[str, float | None] = dict.fromkeys((*row.times, "total", "peak"))
         if dense is None:
             return ratios
-        for kind, timing in row.times.items():
-            reference = dense.times[kind]
-            if timing and reference:
-                ratios[kind] = reference.median_s / timing.median_s
+        ratios.update(
+            {kind: found.ratio if found else None for kind, found in self.against_dense(row).items()}
+        )
         if row.ledger.adam_bytes is not None:  # otherwise the totals are not of the same things
             ratios["total"] = dense.ledger.total_bytes / max(1, row.ledger.total_bytes)
         if row.peak and row.peak.peak_bytes and dense.peak and dense.peak.peak_bytes:
@@ -118,7 +141,7 @@ class Profile:
     def to_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON; the unit of a number is the end of its key."""
         return {
-            "schema": 1,
+            "schema": SCHEMA,
             "name": self.name,
             "out_features": self.sizes.out_features,
             "in_features": self.sizes.in_features,
@@ -135,6 +158,7 @@ class Profile:
             "machine": self.machine.to_dict(),
             "measured_at": self.measured_at,
             "portrait": self.portrait and self.portrait.to_dict(),
+            "verdict": self.verdict.to_dict(),
             "systems": [self._row_dict(row) for row in self.rows],
         }
 
@@ -150,4 +174,5 @@ class Profile:
             "refusals": dict(row.refusals),
             "peak": row.peak and row.peak.to_dict(),
             "versus_dense": self.versus_dense(row),
+            "noise": {kind: found and found.noise for kind, found in self.against_dense(row).items()},
         }

@@ -6,12 +6,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from .figures import NONE, milliseconds, percent, quantity, ratio
 from .result import REFUSED, TOO_LARGE, Profile, Row
 from .timing import Timing
+from .verdict import DENSE
 
-NONE = "—"
 # From here on there is room for what each system is.
-_WIDE = 116
+_WIDE = 124
 
 
 def render(profile: Profile, console: Console | None = None) -> None:
@@ -31,7 +32,8 @@ def render(profile: Profile, console: Console | None = None) -> None:
         Text("\nMemory", style="bold"),
         _memory(profile, wide),
         Text(_MEMORY_LEGEND, style="dim"),
-        Text("\n" + "\n".join(notes(profile))),
+        Text("\nVerdict", style="bold"),
+        Text("\n".join(notes(profile))),
     )
     for part in parts:
         console.print(part)
@@ -39,7 +41,9 @@ def render(profile: Profile, console: Console | None = None) -> None:
 
 _TIMES_LEGEND = """\
 Median ± half the range between the quartiles. x: how many times as fast as
-dense. step: forward and backward. Adam: its update, which comes on top."""
+dense; noise: of the x of the step, which tells nothing if it is off 1 by less.
+step: forward and backward. Adam: its update, which comes on top."""
+
 
 _MEMORY_LEGEND = """\
 indices: with those of the transpose. peak: of a training step, with Adam where
@@ -70,14 +74,15 @@ def _table(*headers: str, gap: int = 2) -> Table:
 
 
 def _times(profile: Profile, wide: bool) -> Table:
-    table = _table("system", "forward", "x", "step", "x", "Adam", "x")
+    table = _table("system", "forward", "x", "step", "x", "noise", "Adam", "x", gap=2 if wide else 1)
     if wide:
         table.add_column("what it is", no_wrap=True)
     for row in profile.rows:
-        ratios = profile.versus_dense(row)
         cells = [row.name]
-        for kind, timing in row.times.items():
-            cells += [_time_cell(row, kind, timing), ratio(ratios[kind])]
+        for kind, found in profile.against_dense(row).items():
+            cells += [_time_cell(row, kind, row.times[kind]), ratio(found.ratio if found else None)]
+            if kind == "step":
+                cells.append(percent(found.noise if found and row.name != DENSE else None))
         table.add_row(*cells, *([row.text] if wide else []), style=_style(row))
     return table
 
@@ -121,39 +126,21 @@ def _style(row: Row) -> str:
 
 
 def notes(profile: Profile) -> list[str]:
-    """What the tables cannot say: the outcome, what did not fit, what was refused and why."""
+    """What the tables cannot say: the verdict, what did not fit, what was refused and why."""
     return [
-        *_outcome(profile),
+        profile.verdict.text,
+        *_more_rounds(profile),
         *_too_large(profile),
         *_refused(profile),
         *_peaks(profile),
     ]
 
 
-def _outcome(profile: Profile) -> list[str]:
-    """The ratios in words; no word on the time if the time cannot be trusted."""
-    ratios = profile.versus_dense(profile.rows[0])
-    step, peak = ratios["step"], ratios["peak"]
-    if profile.disturbed:
-        return [
-            f"Other programs kept {profile.other_cores:.1f} of the {profile.machine.cores} cores busy: these "
-            "times are too long, those of small layers most of all. Use fewer threads, or run it again."
-        ]
-    dense = profile.row("dense")
-    if dense and dense.status == TOO_LARGE and ratios["total"]:
-        ours, theirs = (quantity(row.ledger.total_bytes) for row in (profile.rows[0], dense))
-        more = three_digits(ratios["total"])
-        return [f"For training sparselinear keeps {ours}; dense would keep {theirs}, {more} times as much."]
-    if step is None:
-        return []
-    faster, slower = f"is {three_digits(step)} times as fast", f"takes {three_digits(1 / step)} times as long"
-    text = f"A training step of sparselinear {faster if step >= 1 else slower} as dense"
-    if peak is None:
-        return [text + "."]
-    takes = "takes " if step >= 1 else ""
-    if peak >= 1:
-        return [f"{text} and {takes}{three_digits(peak)} times less memory."]
-    return [f"{text} and {takes}{three_digits(1 / peak)} times as much memory."]
+def _more_rounds(profile: Profile) -> list[str]:
+    """What was measured again because it was close."""
+    taken = {row.name: len(row.forward.samples_s) for row in profile.rows if row.forward}
+    more = [f"{name} {rounds}" for name, rounds in taken.items() if rounds > profile.rounds]
+    return [f"More rounds, as they were closer than the noise: {', '.join(more)}."] if more else []
 
 
 def _too_large(profile: Profile) -> list[str]:
@@ -161,7 +148,7 @@ def _too_large(profile: Profile) -> list[str]:
     return [
         f"{row.name}: not tried, it would need {quantity(row.needed_bytes)} and {limit} can be used."
         for row in profile.rows
-        if row.status == TOO_LARGE
+        if row.status == TOO_LARGE and row.name != DENSE  # of dense the verdict tells it
     ]
 
 
@@ -183,37 +170,3 @@ def _peaks(profile: Profile) -> list[str]:
     if not all(peak.exact for _, peak in peaks):
         lines.append("* with what building took: this system does not let the high-water mark be set back.")
     return lines
-
-
-def milliseconds(timing: Timing) -> str:
-    """``"12.3 ±0.4"``: the median in ms to three digits, and half the range of the quartiles."""
-    first, third = timing.quartiles_s
-    median, spread = timing.median_s * 1e3, (third - first) / 2 * 1e3
-    digits = _decimals(median)
-    return f"{median:.{digits}f} ±{spread:.{digits}f}"
-
-
-def quantity(number: int) -> str:
-    """Bytes to three digits, in steps of 1000: ``"106 MB"``."""
-    size, units = float(number), ["B", "kB", "MB", "GB", "TB", "PB"]
-    while size >= 999.5 and len(units) > 1:
-        size /= 1000
-        units.pop(0)
-    return f"{size:.0f} B" if units[0] == "B" else f"{three_digits(size)} {units[0]}"
-
-
-def ratio(value: float | None) -> str:
-    """``"12.3x"`` to three digits, ``"0.65x"`` to two decimals; a dash where there is none."""
-    if value is None:
-        return NONE
-    return f"{value:.2f}x" if 0.1 <= value < 1 else f"{three_digits(value)}x"
-
-
-def three_digits(value: float) -> str:
-    """A value to three digits, at most three of them decimals: ``"0.052"``, ``"1.23"``, ``"106"``."""
-    return f"{value:.{_decimals(value)}f}"
-
-
-def _decimals(value: float) -> int:
-    """Decimals that show three digits of a value."""
-    return next((digits for digits, bound in enumerate((99.95, 9.995, 0.9995)) if value >= bound), 3)

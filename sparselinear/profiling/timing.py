@@ -11,12 +11,20 @@ with its quartiles. Inputs and the gradient of the output are random normal numb
 
 The output is made contiguous as a part of forward, so a transposition that a system would leave to
 the next layer is counted.
+
+The clock is that of torch.utils.benchmark and the loop that of timeit, which holds the garbage collector
+off. The rest of torch.utils.benchmark does not serve: ``blocked_autorange`` takes all samples of one
+statement in a row, where the rounds of all systems have to alternate; ``Timer.timeit`` runs everything
+twice more before each sample, which a step of 30 s does not need; and the spread that ``Measurement``
+tells is that of one system, where what decides is the noise of a ratio (:mod:`.noise`).
 """
 
 from __future__ import annotations
 
 import gc
 import statistics
+import time
+import timeit
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -32,6 +40,12 @@ KINDS = ("forward", "step", "adam")
 # 10 ms holds the clock's own error and a wake-up of the thread pool (about 0.05 ms) below 1 %.
 _SAMPLE_S = 0.01
 _MOST_REPEATS = 1000
+# How long a process may stay busy before its turn is taken all the same.
+_SETTLE_S = 0.5
+# A step of the wait: where the clock of the process is coarse (15.6 ms on Windows), two of its ticks.
+_STEP_S = max(0.002, 2 * time.get_clock_info("process_time").resolution)
+# A thread that spins takes all of a core; what looks at the clock takes a hundredth of one.
+_QUIET_CORES = 0.1
 # So small that however many updates are timed, the weights stay what they are.
 _LEARNING_RATE = 1e-12
 
@@ -117,7 +131,8 @@ class Subject:
         self._release()
 
     def turn(self) -> None:
-        """Take one sample of each kind."""
+        """Take one sample of each kind, once the threads of the system before are asleep."""
+        settle()
         for kind, samples in self.samples.items():
             self._start(kind)
             run, repeats = self._runs()[kind], self.repeats[kind]
@@ -172,10 +187,28 @@ class Subject:
 
 def sample(run: Callable[[], object], repeats: int) -> float:
     """Seconds a run, over a number of runs."""
-    start = timer()
-    for _ in range(repeats):
-        run()
-    return (timer() - start) / repeats
+    return timeit.Timer(run, timer=timer).timeit(repeats) / repeats
+
+
+def settle(limit_s: float = _SETTLE_S) -> bool:
+    """Wait until no thread of this process runs any more.
+
+    Thread pools spin for a while after their work, to be there at once for the next: those of Intel's
+    libiomp for 200 ms. Until they sleep they take the cores from the pool of another system.
+
+    Args:
+        limit_s: seconds after which the wait is given up.
+
+    Returns:
+        Whether the process is quiet.
+    """
+    end = time.perf_counter() + limit_s
+    while time.perf_counter() < end:
+        wall, busy = time.perf_counter(), time.process_time()
+        time.sleep(_STEP_S)
+        if time.process_time() - busy < _QUIET_CORES * (time.perf_counter() - wall):
+            return True
+    return False
 
 
 def enough_repeats(run: Callable[[], object]) -> int:
