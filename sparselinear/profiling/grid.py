@@ -177,7 +177,10 @@ def _sizes(
         return (pattern.shape,)
     found = set()
     for given in SIZES if sizes is None else sizes:
-        out_features, in_features = given if isinstance(given, (tuple, list)) else (given, given)
+        sides = tuple(given) if isinstance(given, (tuple, list)) else (given, given)
+        if len(sides) != 2:
+            raise ValueError(message("sizes", "numbers or pairs (out_features, in_features)", repr(given)))
+        out_features, in_features = sides
         pair = whole("sizes", out_features, 1), whole("sizes", in_features, 1)
         if math.prod(pair) >= 1 << 63:
             raise ValueError(message("sizes", "fewer than 2**63 cells", size_text(pair)))

@@ -20,6 +20,7 @@ from .. import kernels
 from ..checks import message
 from ..linear import SparseLinear
 from . import compare, machine
+from .baselines import OURS
 from .breakeven import BreakEven
 from .grid import Cell, Grid, whole
 from .journal import Journal
@@ -182,7 +183,7 @@ class _Run:
         self._grid, self._threads, self._memory_bytes, self._end = grid, threads, memory_bytes, end
         self._book, self._progress = book, progress
         self._cells = grid.cells()
-        kept = _read(book, self._cells) if book else []
+        kept = _read(book, grid) if book else []
         self.measured = {found.cell: found for found in kept}
 
     def all(self) -> list[Skipped]:
@@ -270,15 +271,15 @@ class _Run:
         return max(0.0, min(work, self._end - now))
 
 
-def _read(book: Journal, cells: Sequence[Cell]) -> list[Measured]:
+def _read(book: Journal, grid: Grid) -> list[Measured]:
     """The cells that a journal holds."""
-    known, found = set(cells), []
+    cells, systems, found = set(grid.cells()), {OURS.name, *grid.baselines}, []
     for number, result in enumerate(book.results, 2):
         try:
             measured = Measured.from_dict(result)
         except (KeyError, TypeError, ValueError, AttributeError):
             measured = None
-        if measured is None or measured.cell not in known:
+        if measured is None or measured.cell not in cells or set(measured.systems) != systems:
             advice = "Take another file, or remove that line."
             got = f"{book.path}, whose line {number} is none"
             raise ValueError(message("journal", "lines of cells of this sweep", got, advice))
@@ -290,8 +291,8 @@ def _header(grid: Grid, found: Machine, names: dict[int, str]) -> dict[str, Any]
     """What two runs must share for their times to stand side by side."""
     here = found.to_dict()
     del here["memory_available_bytes"]
-    kernels = {str(batch): name for batch, name in names.items()}
-    return {"schema": SCHEMA, "options": grid.to_dict(), "machine": here, "kernels": kernels}
+    by_batch = {str(batch): name for batch, name in names.items()}
+    return {"schema": SCHEMA, "options": grid.to_dict(), "machine": here, "kernels": by_batch}
 
 
 def _kernels(grid: Grid) -> dict[int, str]:
