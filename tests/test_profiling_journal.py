@@ -86,9 +86,7 @@ FOREIGN = [
 def test_a_file_that_is_no_journal_stays_as_it_is(tmp_path: Path, content: bytes, fresh: bool) -> None:
     path = tmp_path / "file"
     path.write_bytes(content)
-    with pytest.raises(
-        ValueError, match=r"journal: expected a file written by a sweep, got .*file, which is"
-    ):
+    with pytest.raises(ValueError, match=r"journal: expected a file written by a sweep, got .*file, which"):
         Journal(path, HEADER, fresh=fresh)
     assert path.read_bytes() == content
 
