@@ -139,7 +139,7 @@ def test_a_budget_that_is_spent(fake: Callable[..., FakeProfile], capsys: Captur
     assert quick("--budget", "1e-9") == 0
     out, err = capsys.readouterr()
     assert "0 of 12 cells measured" in out
-    assert "And 4 more like the last." in out
+    assert "\n12 cells, the first 100 x 100, density 0.001, batch 2: not measured, the budget was" in out
     assert err == "sparselinear: the cells are kept in j; the same command goes on\n"
 
 
@@ -175,7 +175,7 @@ USAGE = [
     (["--budget", "0"], "--budget: expected seconds above 0, got '0'"),
     (["--budget", "inf"], "--budget: expected seconds above 0, got 'inf'"),
     (["--budget", "soon"], "--budget: expected seconds above 0, got 'soon'"),
-    (["--seed", "-1"], "--seed: expected a whole number from 1 up, got '-1'"),
+    (["--seed", "-1"], "--seed: expected a whole number from 0 up, got '-1'"),
     (["--threads", "0"], "--threads: expected a whole number from 1 up, got '0'"),
     (["--dtype", "int8"], "--dtype: expected one of float32"),
     (["--device", "gpu"], "--device: expected cpu, cuda or cuda:N, got 'gpu'"),

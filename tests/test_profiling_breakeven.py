@@ -121,7 +121,7 @@ def test_words_of_a_crossing(outcomes: str, density: float, words: str) -> None:
     found = of(outcomes)
     (met,) = found.crossings
     assert found.words == f"break-even at {met}: {words}"
-    assert found.short == str(met)
+    assert found.short == ("faster from " if met.below == "slower" else "") + str(met)
     assert str(met).startswith(f"{density} (0.")
 
 

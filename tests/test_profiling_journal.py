@@ -95,9 +95,12 @@ def test_a_damaged_line(path: Path) -> None:
     lines = path.read_bytes().splitlines(keepends=True)
     lines[2] = b'{"number": 1, "te\n'
     path.write_bytes(b"".join(lines))
-    with pytest.raises(ValueError, match=r"sweep.jsonl, whose line 3 is damaged\. Take another file, or"):
+    with pytest.raises(ValueError, match=r"sweep.jsonl, whose line 3 is damaged\. Remove that line, or"):
         Journal(path, HEADER)
     assert path.read_bytes() == b"".join(lines)
+    with Journal(path, HEADER, fresh=True) as journal:
+        assert journal.results == []
+    assert path.read_bytes() == lines[0]
 
 
 def test_not_a_file(tmp_path: Path) -> None:

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 import torch
-from sweeps import CROSSING, DENSE_S, FakeProfile, timing
+from sweeps import CROSSING, DENSE_S, FakeProfile
 
-from sparselinear.profiling import Cell, Grid, Measured, Status, compare, machine, sweep
-from sparselinear.profiling.measured import Taken, predicted_s
+from sparselinear import kernels
+from sparselinear.profiling import Cell, Grid, Status, compare, machine, sweep
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -142,6 +142,8 @@ def test_journals_of_others_are_refused(
     ):
         with pytest.raises(ValueError, match=f"which differs: {text}"):
             sweep(grid(**changes), journal=path)
+    with kernels.use("torch"), pytest.raises(ValueError, match=r"kernel of batch 1 \w+ there, torch here; "):
+        sweep(grid(), journal=path)
     with pytest.raises(ValueError, match="which differs: threads 1 there, 2 here"):
         sweep(grid(), journal=path, threads=2)
     monkeypatch.setattr(torch, "__version__", "9.9")
@@ -313,26 +315,6 @@ def test_bad_arguments(
     assert str(caught.value) == text
     assert asked == []
     assert not (tmp_path / "j").exists()
-
-
-def test_prediction_scales_with_the_work() -> None:
-    """Sparse takes 1 s and dense 4 s in a cell that took 50 s; a round is then a tenth of a cell."""
-    cell = Cell(100, 100, 0.01, 8)
-    systems = {
-        name: Taken("measured", 1, {"forward": None, "step": timing(s), "adam": None}, {})
-        for name, s in (("sparselinear", 1.0), ("dense", 4.0))
-    }
-    found = Measured(cell, 50.0, False, systems)
-    assert predicted_s(cell, [found]) == pytest.approx(50)
-    assert predicted_s(Cell(100, 100, 0.02, 8), [found]) == pytest.approx(10 * (2 + 4))
-    assert predicted_s(Cell(100, 100, 0.01, 16), [found]) == pytest.approx(10 * (2 + 8))
-    assert predicted_s(Cell(200, 100, 0.01, 8), [found]) == pytest.approx(10 * (2 + 8))
-    assert predicted_s(Cell(100, 100, 0.0001, 8), [found]) == pytest.approx(
-        10 * (0.02 + 4)
-    )  # shortest sample
-    near = Measured(Cell(100, 100, 0.02, 8), 7.0, False, systems)
-    assert predicted_s(Cell(100, 100, 0.02, 8), [found, near]) == pytest.approx(7)
-    assert predicted_s(cell, []) is None
 
 
 def test_systems_that_do_not_fit_are_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,11 +62,15 @@ def test_break_even_in_words_and_as_a_table(found: Sweep) -> None:
 
 def test_what_is_missing_is_told(found: Sweep) -> None:
     first, *rest = found.measured
-    reasons = [Skipped(first.cell, "over the budget, would take some 10 s")] * 11
+    reasons = [
+        Skipped(first.cell, f"over the budget, would take some {s} s") for s in (9, 10, *range(10, 20))
+    ]
     text = shown(replace(found, measured=tuple(rest), skipped=tuple(reasons)), 200)
     assert row(text, "0.005") == ["0.005", "—", "2.00x"]
-    told = "100 x 100, density 0.005, batch 1: not measured, over the budget, would take some 10 s."
+    told = "100 x 100, density 0.005, batch 1: not measured, over the budget, would take some"
     assert text.count(told) == 8
+    assert f"\n{told} 9 s." in text
+    assert f"\n2 cells, the first {told} 10 s." in text
     assert "And 3 more like the last." in text
     assert "5 of 6 cells measured" in text
 

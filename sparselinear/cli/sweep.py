@@ -237,7 +237,9 @@ def _number(text: str) -> float:
 
 def _seed(text: str) -> int:
     """A whole number from 0 up."""
-    return 0 if text == "0" else count(text)
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0 up, got {text!r}")
+    return int(text)
 
 
 def _listed(values: tuple[Any, ...]) -> str:

@@ -121,7 +121,7 @@ class BreakEven:
         if not self.points:
             return "not measured"
         if self.crossings:
-            return ", ".join(map(str, self.crossings))
+            return ", ".join("faster from " * (one.below == SLOWER) + str(one) for one in self.crossings)
         runs = self._runs()
         told = [run for run in runs if run[0] != EQUAL]
         if not told:

@@ -53,10 +53,11 @@ class Journal:
         self._file: IO[bytes] = open(self.path, "a+b")  # noqa: SIM115
         try:
             self._lock()
-            whole = self._whole_lines(first)
-            if whole and not fresh:
-                self._compare(json.loads(first), whole[0])
-                self.results = whole[1:]
+            lines = self._whole_lines(first)
+            if lines and not fresh:
+                self._compare(json.loads(first), self._parse(1, lines[0]))
+                self.results = [self._parse(number, line) for number, line in enumerate(lines[1:], 2)]
+                self._file.truncate(sum(map(len, lines)))
             else:
                 self.results = []
                 self._file.truncate(0)
@@ -91,19 +92,18 @@ class Journal:
             expected, got = "a file of one sweep at a time", f"{self.path}, which another one is writing"
             raise RuntimeError(message("journal", expected, got, advice)) from None
 
-    def _whole_lines(self, first: bytes) -> list[dict[str, Any]]:
-        """The lines of a journal; the file ends with the last whole one from then on."""
+    def _whole_lines(self, first: bytes) -> list[bytes]:
+        """The lines of a journal that have their end; none of a file that is new."""
         self._file.seek(0)
         text = self._file.read()
         end = text.rfind(b"\n") + 1
         if end == 0 and first.startswith(text):  # empty, or killed while the first line was written
             return []
-        lines = [self._parse(number, line) for number, line in enumerate(text[:end].splitlines(), 1)]
-        if not lines or lines[0].get("journal") != _TITLE:
+        lines = text[:end].splitlines(keepends=True)
+        if not lines or self._parse(1, lines[0]).get("journal") != _TITLE:
             advice = "Take another file; this one is left as it is."
             got = f"{self.path}, which is something else"
             raise ValueError(message("journal", "a file written by a sweep", got, advice))
-        self._file.truncate(end)
         return lines
 
     def _parse(self, number: int, line: bytes) -> dict[str, Any]:
@@ -115,7 +115,7 @@ class Journal:
             return found
         if number == 1:
             return {}
-        advice = "Take another file, or remove that line."
+        advice = "Remove that line, or begin anew with --fresh (fresh=True)."
         got = f"{self.path}, whose line {number} is damaged"
         raise ValueError(message("journal", "lines of JSON", got, advice))
 

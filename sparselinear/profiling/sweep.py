@@ -280,7 +280,7 @@ def _read(book: Journal, grid: Grid) -> list[Measured]:
         except (KeyError, TypeError, ValueError, AttributeError):
             measured = None
         if measured is None or measured.cell not in cells or set(measured.systems) != systems:
-            advice = "Take another file, or remove that line."
+            advice = "Remove that line, or begin anew with --fresh (fresh=True)."
             got = f"{book.path}, whose line {number} is none"
             raise ValueError(message("journal", "lines of cells of this sweep", got, advice))
         found.append(measured)
@@ -291,7 +291,7 @@ def _header(grid: Grid, found: Machine, names: dict[int, str]) -> dict[str, Any]
     """What two runs must share for their times to stand side by side."""
     here = found.to_dict()
     del here["memory_available_bytes"]
-    by_batch = {str(batch): name for batch, name in names.items()}
+    by_batch = {f"kernel of batch {batch}": name for batch, name in names.items()}
     return {"schema": SCHEMA, "options": grid.to_dict(), "machine": here, "kernels": by_batch}
 
 

@@ -48,7 +48,7 @@ def render_sweep(sweep: Sweep, console: Console | None = None) -> None:
     console.print(Text("\nBreak-even of a step", style="bold"))
     for found in sweep.break_evens():
         console.print(f"{_where(sweep, found)}: {found.words}.")
-    console.print(Text("\nBreak-even, density", style="bold"))
+    console.print(Text("\nBreak-even: sparse is faster below this density", style="bold"))
     console.print(_break_evens(sweep))
     for line in _notes(sweep):
         console.print(line)
@@ -142,7 +142,7 @@ def _notes(sweep: Sweep) -> list[str]:
     """What the tables cannot say: what is missing and why, and whether the times can be trusted."""
     disturbed = sum(found.disturbed for found in sweep.measured)
     lines = [
-        *_few([f"{left.cell}: not measured, {left.reason}." for left in sweep.skipped]),
+        *_few(_skipped(sweep)),
         *_few(_systems(sweep, _too_large)),
         *_few(_systems(sweep, _refused)),
     ]
@@ -152,6 +152,17 @@ def _notes(sweep: Sweep) -> list[str]:
             "are too long, those of small layers most of all. Use fewer threads, or measure anew (--fresh)."
         )
     return ["", *lines] if lines else []
+
+
+def _skipped(sweep: Sweep) -> list[str]:
+    """A line for each reason, with the cells it holds for."""
+    cells: dict[str, list[Cell]] = {}
+    for left in sweep.skipped:
+        cells.setdefault(left.reason, []).append(left.cell)
+    return [
+        f"{f'{len(of)} cells, the first ' if len(of) > 1 else ''}{of[0]}: not measured, {reason}."
+        for reason, of in cells.items()
+    ]
 
 
 def _systems(sweep: Sweep, tell: Callable[[Measured, str], Iterator[str]]) -> list[str]:
