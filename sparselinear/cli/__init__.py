@@ -16,7 +16,7 @@ from typing import NoReturn
 
 import torch
 
-from . import build, profile
+from . import build, profile, sweep
 from .arguments import UsageError
 
 OK, FAILED, WRONG, INTERRUPTED, NO_READER = 0, 1, 2, 130, 141
@@ -46,8 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code
     except UsageError as error:
         return _complain(error, WRONG)
-    except KeyboardInterrupt:
-        return _complain("interrupted", INTERRUPTED)
+    except KeyboardInterrupt as stop:
+        return _complain(str(stop) or "interrupted", INTERRUPTED)
     except BrokenPipeError:
         # The interpreter flushes at exit once more, into nothing.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=_version())
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for command in (profile, build):
+    for command in (profile, sweep, build):
         command.add_to(commands)
     return parser
 

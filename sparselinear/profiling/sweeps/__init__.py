@@ -1,0 +1,21 @@
+"""At which density sparse and dense break even: grid.py says what is measured, run.py measures it."""
+
+from .breakeven import BreakEven, Crossing, Point
+from .grid import Cell, Grid
+from .measured import Measured
+from .run import Skipped, Status, Sweep, sweep
+from .table import render_sweep
+
+__all__ = [
+    "BreakEven",
+    "Cell",
+    "Crossing",
+    "Grid",
+    "Measured",
+    "Point",
+    "Skipped",
+    "Status",
+    "Sweep",
+    "render_sweep",
+    "sweep",
+]
