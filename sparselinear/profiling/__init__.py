@@ -7,7 +7,8 @@ from .grid import Cell, Grid
 from .ledger import Ledger, Sizes
 from .measured import Measured
 from .result import Profile, Row
-from .sweep import Skipped, Status, Sweep, sweep
+from .sweep import Status, sweep
+from .sweep_result import Skipped, Sweep
 from .sweep_table import render_sweep
 from .table import render
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from .breakeven import BreakEven
 from .grid import size_text
-from .sweep import Sweep
+from .sweep_result import Sweep
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

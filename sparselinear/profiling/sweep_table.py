@@ -16,7 +16,7 @@ from .breakeven import EQUAL, BreakEven
 from .grid import Cell, size_text
 from .measured import Measured
 from .result import TOO_LARGE
-from .sweep import Sweep
+from .sweep_result import Sweep
 from .table import NONE, quantity, ratio
 from .timing import KINDS
 
