@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
-from sparselinear.profiling.sweeps.measured import Taken, predicted_s
 from sweeps import FakeProfile, full, timing
 
 from sparselinear.profiling import Cell, Measured
+from sparselinear.profiling.sweeps.measured import Taken, predicted_s
 
 
 def test_a_cell_survives_the_journal() -> None:

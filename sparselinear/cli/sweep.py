@@ -21,7 +21,8 @@ from ..profiling import BASELINES
 from ..profiling.sweeps.grid import BATCHES, DENSITIES, ROUNDS, SIZES, Grid
 from ..profiling.sweeps.journal import kept
 from ..profiling.sweeps.plot import require_matplotlib, svg_text
-from ..profiling.sweeps.run import Status, Sweep, sweep
+from ..profiling.sweeps.result import Sweep
+from ..profiling.sweeps.run import Status, sweep
 from ..profiling.sweeps.table import csv_text, render_sweep
 from .arguments import DTYPES, UsageError, baselines, count, device, dtype, read_adjacency
 from .output import Output, check_outputs, write

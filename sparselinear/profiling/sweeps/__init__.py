@@ -3,7 +3,8 @@
 from .breakeven import BreakEven, Crossing, Point
 from .grid import Cell, Grid
 from .measured import Measured
-from .run import Skipped, Status, Sweep, sweep
+from .result import Skipped, Sweep
+from .run import Status, sweep
 from .table import render_sweep
 
 __all__ = [

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from .breakeven import BreakEven
 from .grid import size_text
-from .run import Sweep
+from .result import Sweep
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

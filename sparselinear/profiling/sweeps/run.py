@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,23 +23,13 @@ from .. import compare, machine
 from ..baselines import OURS
 from ..machine import Machine
 from ..result import Profile
-from .breakeven import BreakEven
 from .grid import Cell, Grid, whole
 from .journal import Journal
 from .measured import Measured, predicted_s
-
-SCHEMA = 1
+from .result import SCHEMA, Skipped, Sweep
 
 # Scratch for each connection while a pattern is drawn: some six numbers of int64 at once.
 _DRAWING_BYTES = 48
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """A cell that was not measured, and why."""
-
-    cell: Cell
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -57,65 +47,6 @@ class Status:
     total: int
     cell: Cell
     left_s: float | None
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """What :func:`sweep` found.
-
-    Attributes:
-        grid: what was asked for.
-        machine: what was measured on.
-        kernels: name of the kernel of the sparse layer, by batch.
-        measured: by size, density and batch.
-        skipped: the other cells of the grid, likewise.
-    """
-
-    grid: Grid
-    machine: Machine
-    kernels: dict[int, str]
-    measured: tuple[Measured, ...]
-    skipped: tuple[Skipped, ...]
-
-    def at(self, cell: Cell) -> Measured | None:
-        """What was measured in a cell; None if it was not."""
-        return next((found for found in self.measured if found.cell == cell), None)
-
-    def break_even(self, size: tuple[int, int], batch: int, baseline: str, kind: str = "step") -> BreakEven:
-        """How sparse compares with a baseline over the densities measured.
-
-        Args:
-            size: (out_features, in_features).
-            batch: rows of the input.
-            baseline: its name.
-            kind: ``"step"`` or ``"forward"``.
-        """
-        here = [found for found in self.measured if (found.cell.size, found.cell.batch) == (size, batch)]
-        points = (found.compared(baseline, kind) for found in here)
-        return BreakEven(size, batch, baseline, kind, tuple(point for point in points if point))
-
-    def break_evens(self, kind: str = "step") -> list[BreakEven]:
-        """All of them, by baseline, size and batch."""
-        grid = self.grid
-        return [
-            self.break_even(size, batch, baseline, kind)
-            for baseline in grid.baselines
-            for size in grid.sizes
-            for batch in grid.batches
-        ]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything, ready for JSON; the unit of a number is the end of its key."""
-        return {
-            "schema": SCHEMA,
-            "options": self.grid.to_dict(),
-            "machine": self.machine.to_dict(),
-            "kernels": {str(batch): name for batch, name in self.kernels.items()},
-            "measured": [found.to_dict() for found in self.measured],
-            "skipped": [{**asdict(left.cell), "reason": left.reason} for left in self.skipped],
-            "break_even": [found.to_dict() for found in self.break_evens("step")],
-            "break_even_forward": [found.to_dict() for found in self.break_evens("forward")],
-        }
 
 
 def sweep(
@@ -185,6 +116,7 @@ class _Run:
         self._cells = grid.cells()
         kept = _read(book, grid) if book else []
         self.measured = {found.cell: found for found in kept}
+        self._predicted_end: float | None = None
 
     def all(self) -> list[Skipped]:
         """Measure cell after cell; those that were not, and why."""
@@ -197,8 +129,8 @@ class _Run:
             cell = next((cell for cell in left if self._fits(cell)), None)
             if cell is None:
                 break
-            self._tell(cell, left)
-            reason = self._measure(cell, left)
+            self._predict_end(left)
+            reason = self._measure(cell, len(self._cells) - len(left))
             left.remove(cell)
             if reason:
                 skipped.append(Skipped(cell, reason))
@@ -206,16 +138,17 @@ class _Run:
             raise RuntimeError(f"no cell could be measured; {skipped[0].cell}: {skipped[0].reason}")
         return skipped + [Skipped(cell, self._over_budget(cell)) for cell in left]
 
-    def _measure(self, cell: Cell, left: Sequence[Cell]) -> str:
+    def _measure(self, cell: Cell, done: int) -> str:
         """Measure a cell and keep the result; the reason why it could not be, or nothing."""
         start = time.monotonic()
+        self._tell(done, cell)
         try:
             self._check_memory(cell)
             profile = self._profile(
                 self._grid.pattern_of(cell),
                 cell.batch,
                 self._grid.rounds,
-                lambda done, total, *_: self._tell(cell, left, done / total, start),
+                lambda steps, total, *_: self._tell(done + steps / total, cell),
             )
         except (RuntimeError, MemoryError) as error:  # one cell that torch cannot run is not the end
             return " ".join(str(error).split()) or type(error).__name__
@@ -258,17 +191,17 @@ class _Run:
             return "the budget was spent before anything was measured"
         return f"over the budget, would take some {predicted:.2g} s"
 
-    def _tell(self, cell: Cell, left: Sequence[Cell], share: float = 0.0, start: float | None = None) -> None:
-        if self._progress:
-            done = len(self._cells) - len(left) + share
-            self._progress(Status(done, len(self._cells), cell, self._left_s(left, start)))
+    def _predict_end(self, left: Sequence[Cell]) -> None:
+        """Once a cell and not at each step of it: the samples are not to wait for this."""
+        if self.measured:
+            work = sum(self._predicted(cell) or 0 for cell in left)
+            self._predicted_end = min(time.monotonic() + work, self._end)
 
-    def _left_s(self, left: Sequence[Cell], start: float | None) -> float | None:
-        if not self.measured:
-            return None
-        now = time.monotonic()
-        work = sum(self._predicted(cell) or 0 for cell in left) - (now - start if start else 0)
-        return max(0.0, min(work, self._end - now))
+    def _tell(self, done: float, cell: Cell) -> None:
+        if self._progress:
+            end = self._predicted_end
+            left_s = None if end is None else max(0.0, end - time.monotonic())
+            self._progress(Status(done, len(self._cells), cell, left_s))
 
 
 def _read(book: Journal, grid: Grid) -> list[Measured]:

@@ -18,7 +18,7 @@ from ..timing import KINDS
 from .breakeven import EQUAL, BreakEven
 from .grid import Cell, size_text
 from .measured import Measured
-from .run import Sweep
+from .result import Sweep
 
 # Lines of one kind that are shown; the rest are counted.
 _MOST_LINES = 8
