@@ -3,7 +3,25 @@
 from .baselines import BASELINES, build
 from .compare import profile
 from .ledger import Ledger, Sizes
+from .model import compare_models, profile_model, smaller
+from .model_result import Call, LayerRow, ModelProfile, ModelTimes
 from .result import Profile, Row
 from .table import render
 
-__all__ = ["BASELINES", "Ledger", "Profile", "Row", "Sizes", "build", "profile", "render"]
+__all__ = [
+    "BASELINES",
+    "Call",
+    "LayerRow",
+    "Ledger",
+    "ModelProfile",
+    "ModelTimes",
+    "Profile",
+    "Row",
+    "Sizes",
+    "build",
+    "compare_models",
+    "profile",
+    "profile_model",
+    "render",
+    "smaller",
+]
