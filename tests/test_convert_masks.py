@@ -45,6 +45,14 @@ def test_pruning_and_not_the_weight_says_where_connections_are() -> None:
         assert torch.equal(dense(masks[name]), layer.weight_mask.bool())
 
 
+def test_zero_everywhere_is_a_beginning_and_no_mask() -> None:
+    model = net()
+    nn.init.zeros_(model[0].weight)
+    assert masks_of(model) == {}
+    prune.random_unstructured(model[0], "weight", 1.0)
+    assert masks_of(model)["0"].nnz == 0
+
+
 def test_a_pruned_bias_is_no_mask() -> None:
     model = net()
     prune.random_unstructured(model[0], "bias", 0.5)

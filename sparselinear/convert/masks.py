@@ -20,8 +20,9 @@ def masks_of(model: nn.Module) -> dict[str, SparsityPattern]:
     """The patterns that a model's linear layers have already.
 
     A layer that ``torch.nn.utils.prune`` has pruned has that mask, another one the entries of its
-    weight that are not zero. Layers without any zero are left out, and so are those that
-    :func:`sparsify` cannot convert.
+    weight that are not zero. Layers without any zero are left out, so are those that :func:`sparsify`
+    cannot convert, and so are weights that are zero everywhere without being pruned: some layers begin so,
+    and without connections they could never learn.
 
     Args:
         model: holds ``nn.Linear`` modules; it is left as it was.
@@ -38,7 +39,7 @@ def masks_of(model: nn.Module) -> dict[str, SparsityPattern]:
         pruned = linears.prune_mask(linear)
         weight = linears.trained_weight(linear) if pruned is None else pruned
         mask = weight.detach() != 0  # (out_features, in_features)
-        if not bool(mask.all()):
+        if not bool(mask.all()) and (pruned is not None or bool(mask.any())):
             found[name] = interop.to_pattern(mask, device=weight.device)
     return found
 
@@ -97,6 +98,9 @@ def resolve(model: nn.Module, masks: Mapping[str, Any] | None) -> dict[str, Spar
         raise TypeError(message("masks", expected, checks.type_name(masks)))
     every = linears.named(model, nn.Linear)
     given = {name: linears.find(model, every, "masks", name) for name in masks}
+    if len(set(given.values())) < len(given):
+        got = f"several for one layer under its names {', '.join(map(repr, given))}"
+        raise ValueError(message("masks", "one mask for each layer", got))
     layers = _named(model, given.values())
     return {own: _pattern(f"masks[{name!r}]", masks[name], layers[own]) for name, own in given.items()}
 

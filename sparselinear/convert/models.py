@@ -12,7 +12,8 @@ from torch import nn
 from ..checks import message
 from ..linear import SparseLinear
 from ..pattern import SparsityPattern
-from . import linears, masks, optimizers, swap
+from . import linears, optimizers, swap
+from .masks import resolve
 from .swap import Swap
 
 Choose = Callable[[str, Any, SparsityPattern], bool]
@@ -76,11 +77,11 @@ def sparsify(
             by name cannot be converted; a weight has hooks, or is shared with something that is not
             converted alike; the optimizer does not hold the weights, or its state cannot follow.
     """
-    swaps = _sparse_swaps(model, masks, only)
-    _apply(model, swaps, optimizer)
-    return Conversion(
-        tuple(item.name for item in swaps), _left(model, nn.Linear, "no zeros, or not asked for")
-    )
+    layers, patterns = linears.named(model, nn.Linear), resolve(model, masks)
+    chosen = _choose(model, layers, patterns, only)
+    _apply(model, _sparse_swaps(model, chosen), optimizer)
+    without = "no zeros, or nothing else, in its weight" if masks is None else "not in masks"
+    return Conversion(tuple(chosen), _left(model, layers, chosen, patterns, without))
 
 
 def sparse_layers(model: nn.Module, masks: Mapping[str, Any] | None = None) -> dict[str, SparseLinear]:
@@ -96,7 +97,8 @@ def sparse_layers(model: nn.Module, masks: Mapping[str, Any] | None = None) -> d
     Raises:
         TypeError, ValueError: as :func:`sparsify` does.
     """
-    return {item.name: cast("SparseLinear", item.new) for item in _sparse_swaps(model, masks, None)}
+    swaps = _sparse_swaps(model, resolve(model, masks))
+    return {item.name: cast("SparseLinear", item.new) for item in swaps}
 
 
 def densify(
@@ -133,18 +135,15 @@ def densify(
         for name, pattern in chosen.items()
     ]
     _apply(model, swaps, optimizer)
-    return Conversion(tuple(chosen), _left(model, SparseLinear, "not asked for"))
+    return Conversion(tuple(chosen), _left(model, layers, chosen, patterns, ""))
 
 
-def _sparse_swaps(
-    model: nn.Module, given: Mapping[str, Any] | None, only: Iterable[str] | Choose | None
-) -> list[Swap]:
+def _sparse_swaps(model: nn.Module, patterns: Mapping[str, SparsityPattern]) -> list[Swap]:
     layers = linears.named(model, nn.Linear)
-    chosen = _choose(model, layers, masks.resolve(model, given), only)
-    _check(model, {name: layers[name] for name in chosen})
+    _check(model, {name: layers[name] for name in patterns})
     return [
         swap.dress(Swap(name, layers[name], _sparse(name, layers[name], pattern), pattern))
-        for name, pattern in chosen.items()
+        for name, pattern in patterns.items()
     ]
 
 
@@ -201,7 +200,17 @@ def _apply(model: nn.Module, swaps: list[Swap], optimizer: torch.optim.Optimizer
     swap.install(model, swaps)
 
 
-def _left(model: nn.Module, kind: type[nn.Module], otherwise: str) -> dict[str, str]:
+def _left(
+    model: nn.Module,
+    layers: Iterable[str],
+    chosen: Mapping[str, SparsityPattern],
+    patterns: Mapping[str, SparsityPattern],
+    without: str,
+) -> dict[str, str]:
+    """Why each layer that was not chosen was left."""
     obstacles = linears.obstacles(model)
-    still = (name for name, module in model.named_modules() if isinstance(module, kind))
-    return {name: obstacles.get(name, otherwise) for name in still}
+    return {
+        name: obstacles.get(name, "left out by only" if name in patterns else without)
+        for name in layers
+        if name not in chosen
+    }
