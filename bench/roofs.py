@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sparselinear.kernels import build
 from sparselinear.kernels.native import NativeKernel
+from sparselinear.kernels.panels import FAR_BACKWARD, FAR_FORWARD, panel_width
 
 FLOAT, INDEX = 4, 4  # bytes
 GATHER, STREAM, MULTIPLY_ADD = "gather", "stream", "multiply-add"
@@ -164,15 +165,11 @@ def work(product: Product, shape: tuple[int, int], nnz: int, batch: int, probe: 
 
 
 def _width(product: Product, batch: int, features: int, found: dict[str, Any]) -> int:
-    """Samples in a panel, by the rule of plan_for in native.cpp."""
-    lanes, cache = found["vector_bytes"] // FLOAT, found["l2_bytes"]
-    vectors = 4
-    while vectors > 1 and features * vectors * lanes * FLOAT > cache // 2:
-        vectors //= 2
-    if features * vectors * lanes * FLOAT > cache:
-        vectors = 4 if product.dots else 2
-    panels = ceil_div(batch, vectors * lanes)
-    return ceil_div(ceil_div(batch, panels), lanes) * lanes
+    far_vectors = FAR_BACKWARD if product.dots else FAR_FORWARD
+    vector_bytes, cache_bytes = found["vector_bytes"], found["l2_bytes"]
+    return panel_width(
+        batch, features, FLOAT, far_vectors, vector_bytes=vector_bytes, cache_bytes=cache_bytes
+    )
 
 
 def _level(product: Product, rows: int, features: int, nnz: int, width: int, found: dict[str, Any]) -> str:

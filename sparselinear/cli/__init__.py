@@ -16,7 +16,7 @@ from typing import NoReturn
 
 import torch
 
-from . import build, profile, sweep
+from . import advise, build, profile, sweep
 from .arguments import UsageError
 
 OK, FAILED, WRONG, INTERRUPTED, NO_READER = 0, 1, 2, 130, 141
@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=_version())
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for command in (profile, sweep, build):
+    for command in (profile, advise, sweep, build):
         command.add_to(commands)
     return parser
 

@@ -85,25 +85,14 @@ class Library:
                     raise
                 self._loaded = True
 
-    def build(self) -> Path:
-        """The path of the library, which is compiled if the cache has none.
+    def path(self) -> Path:
+        """Where the library is, or would be; the head of this file tells what its name is made of.
 
         Raises:
-            BuildError: there is no library, and none can be made.
+            BuildError: there can be none on this system, or no folder to keep it in.
         """
         if sys.platform == "win32":
             raise BuildError("the native kernels are not supported on Windows: those of torch run")
-        path = self._path()
-        if not path.is_file():
-            try:
-                self._build(path)
-            except OSError as error:
-                reason = f"the cache folder {path.parent} cannot be written ({error.strerror or error})"
-                raise BuildError(f"{reason}: set SPARSELINEAR_CACHE to one that can") from error
-        return path
-
-    def _path(self) -> Path:
-        """Where the library is, or would be; the head of this file tells what its name is made of."""
         asked = (os.environ.get("CXX", ""), os.environ.get("CXXFLAGS", ""))
         parts = (*_FLAGS, _STANDARD, *_NATIVE, *_LINK, *asked, str(torch.__version__), _c_library(), _cpu())
         digest = hashlib.sha256("\0".join(parts).encode())
@@ -111,6 +100,21 @@ class Library:
             content = file.read_bytes()
             digest.update(f"\0{file.name} {len(content)}\0".encode() + content)
         return (self._cache or _cache_folder()) / f"native-{digest.hexdigest()[:20]}.so"
+
+    def build(self) -> Path:
+        """The path of the library, which is compiled if the cache has none.
+
+        Raises:
+            BuildError: there is no library, and none can be made.
+        """
+        path = self.path()
+        if not path.is_file():
+            try:
+                self._build(path)
+            except OSError as error:
+                reason = f"the cache folder {path.parent} cannot be written ({error.strerror or error})"
+                raise BuildError(f"{reason}: set SPARSELINEAR_CACHE to one that can") from error
+        return path
 
     def _units(self) -> list[Path]:
         found = sorted(self._sources.glob("*.cpp"))
@@ -138,6 +142,11 @@ _LIBRARY = Library(Path(__file__).parent / "csrc")
 def load() -> None:
     """Make the operators of the native kernels available; see :meth:`Library.load`."""
     _LIBRARY.load()
+
+
+def path() -> Path:
+    """Where the library of the native kernels is, or would be; see :meth:`Library.path`."""
+    return _LIBRARY.path()
 
 
 def build() -> Path:

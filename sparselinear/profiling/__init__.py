@@ -1,9 +1,14 @@
-"""Dense against sparse: what a layer costs in time and memory, beside the systems people use today."""
+"""Dense against sparse: what a layer costs in time and memory, beside the systems people use today.
+
+Here is what measures one layer and shows it; sweeps/ measures many, models/ whole models, and cost/ predicts.
+"""
 
 from .baselines import BASELINES, build
 from .compare import profile
+from .cost import Advice, Prediction, Rates, advise, render_advice
 from .export import to_csv, to_json
 from .ledger import Ledger, Sizes
+from .models import Call, LayerRow, ModelProfile, ModelTimes, compare_models, profile_model, smaller
 from .noise import Difference
 from .result import Profile, Row
 from .summary import render_summary
@@ -25,27 +30,39 @@ from .verdict import Placing, Verdict
 
 __all__ = [
     "BASELINES",
+    "Advice",
     "BreakEven",
+    "Call",
     "Cell",
     "Crossing",
     "Difference",
     "Grid",
+    "LayerRow",
     "Ledger",
     "Measured",
+    "ModelProfile",
+    "ModelTimes",
     "Placing",
     "Point",
+    "Prediction",
     "Profile",
+    "Rates",
     "Row",
     "Sizes",
     "Skipped",
     "Status",
     "Sweep",
     "Verdict",
+    "advise",
     "build",
+    "compare_models",
     "profile",
+    "profile_model",
     "render",
+    "render_advice",
     "render_summary",
     "render_sweep",
+    "smaller",
     "sweep",
     "to_csv",
     "to_json",

@@ -74,15 +74,15 @@ def profile(
         RuntimeError: there is no such device, or the sparse layer itself does not run.
         MemoryError: the sparse layer itself does not fit.
     """
-    batch, rounds = _positive("batch", batch), _positive("rounds", rounds)
-    threads = None if threads is None else _positive("threads", threads)
+    batch, rounds = positive("batch", batch), positive("rounds", rounds)
+    threads = None if threads is None else positive("threads", threads)
     systems = [OURS, *select(baselines)]
     layer = _own_copy(layer, dtype, device)
     if 0 in layer.pattern.shape:
         got = f"{layer.out_features} outputs and {layer.in_features} inputs"
         raise ValueError(message("layer", "at least one output and one input", got))
     sizes = Sizes.of(layer, batch)
-    with _threads(threads):
+    with threads_set(threads):
         found = machine.describe(layer.values.device)
         limit = _limit(memory_bytes, found.memory_available_bytes)
         _require(OURS.bytes(sizes), sizes, limit)
@@ -271,7 +271,12 @@ def _own_copy(layer: Any, dtype: torch.dtype | None, device: torch.device | str 
     return copied
 
 
-def _positive(argument: str, value: Any) -> int:
+def positive(argument: str, value: Any) -> int:
+    """The value as an int.
+
+    Raises:
+        TypeError, ValueError: it is none, or less than 1.
+    """
     try:
         number = operator.index(value)
     except TypeError:
@@ -283,12 +288,12 @@ def _positive(argument: str, value: Any) -> int:
 
 def _limit(memory_bytes: int | None, free: int | None) -> int:
     if memory_bytes is not None:
-        return _positive("memory_bytes", memory_bytes)
+        return positive("memory_bytes", memory_bytes)
     return int(_USABLE * (_UNKNOWN_BYTES if free is None else free))
 
 
 @contextmanager
-def _threads(number: int | None) -> Iterator[None]:
+def threads_set(number: int | None) -> Iterator[None]:
     """Within the block torch uses this many threads."""
     before = torch.get_num_threads()
     if number is not None:

@@ -97,6 +97,11 @@ class OtherWork:
         return max(0.0, (now - busy - (time.process_time() - own)) / (time.perf_counter() - wall))
 
 
+def disturbs(others: float | None, cores: int | None, threads: int) -> bool:
+    """Whether programs that kept ``others`` cores busy wanted some that ``threads`` of ours were using."""
+    return bool(cores and others and others > 0.25 and threads + others > cores + 0.25)
+
+
 def _busy_seconds(stat: Path = Path("/proc/stat")) -> float | None:
     """Seconds of work of all cores since the system began; Linux alone."""
     for line in _lines(stat):

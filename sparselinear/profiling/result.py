@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .ledger import Ledger, Sizes
-from .machine import Machine
+from .machine import Machine, disturbs
 from .memory import Peak
 from .noise import Difference, difference
 from .portrait import Portrait
@@ -101,8 +101,7 @@ class Profile:
     @property
     def disturbed(self) -> bool:
         """Whether other programs wanted cores that the profile was using."""
-        cores, others = self.machine.cores, self.other_cores
-        return bool(cores and others and others > 0.25 and self.machine.threads + others > cores + 0.25)
+        return disturbs(self.other_cores, self.machine.cores, self.machine.threads)
 
     @property
     def verdict(self) -> Verdict:

@@ -65,7 +65,7 @@ def _heading(profile: Profile) -> Text:
     return Text.assemble((profile.name, "bold"), "\n", "\n".join(lines))
 
 
-def _table(*headers: str, gap: int = 2) -> Table:
+def plain_table(*headers: str, gap: int = 2) -> Table:
     """A table without lines: the first column to the left, the others to the right."""
     table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="underline")
     for number, header in enumerate(headers):
@@ -74,7 +74,7 @@ def _table(*headers: str, gap: int = 2) -> Table:
 
 
 def _times(profile: Profile, wide: bool) -> Table:
-    table = _table("system", "forward", "x", "step", "x", "noise", "Adam", "x", gap=2 if wide else 1)
+    table = plain_table("system", "forward", "x", "step", "x", "noise", "Adam", "x", gap=2 if wide else 1)
     if wide:
         table.add_column("what it is", no_wrap=True)
     for row in profile.rows:
@@ -98,7 +98,7 @@ def _time_cell(row: Row, kind: str, timing: Timing | None) -> str:
 def _memory(profile: Profile, wide: bool) -> Table:
     names = ("parameters", "mask", "indices", "gradients", "Adam state", "total", "peak of a step", "x")
     short = ("weights", "mask", "indices", "grads", "Adam", "total", "peak", "x")
-    table = _table("system", *(names if wide else short), gap=2 if wide else 1)
+    table = plain_table("system", *(names if wide else short), gap=2 if wide else 1)
     for row in profile.rows:
         table.add_row(row.name, *_memory_cells(profile, row), style=_style(row))
     return table

@@ -66,9 +66,10 @@ bool feature_major(const Tensor& t) {
   return !t.is_contiguous() && t.stride(0) == 1;
 }
 
-// Panels for this many samples and features that are gathered: wide enough that an index serves many
-// samples, and small enough for the second-level cache where that is possible. Where it is not, they have
-// `far_vectors`: two lines in a row are fetched as one, so two vectors are the least.
+// Panels (kernels/panels.py has the same rule) for this many samples and features that are gathered: wide
+// enough that an index serves many samples, and small enough for the second-level cache where that is
+// possible. Where it is not, they have `far_vectors`: two lines in a row are fetched as one, so two vectors
+// are the least.
 template <class A, class I>
 Plan<A, I> plan_for(const Tensor& gathered, int64_t rows, int64_t nnz, int64_t far_vectors) {
   constexpr int N = kLanes<A>;

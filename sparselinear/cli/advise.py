@@ -1,0 +1,75 @@
+"""``sparselinear advise``: sparse or dense, predicted in a moment, without running either."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from ..profiling.cost import Advice, advise, render_advice
+from .arguments import DTYPES, batches, count, dtype, read_adjacency
+from .output import Output, check_outputs, progress_bar, write
+
+DESCRIPTION = (
+    "Whether a sparse or a dense layer should be the faster one, how large both are, and at which density "
+    "and batch that would change. Nothing of the layer is run: times follow from its sizes, from how unequal "
+    "its rows and columns are, and from rates of this machine, which are measured once, in some seconds."
+)
+EXAMPLES = """\
+examples:
+  sparselinear advise A.npz --batch 64
+  sparselinear advise A.npz B.smtx --batch 1,32,1024 --json advice.json
+"""
+
+
+def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """The command and its options."""
+    command = commands.add_parser(
+        "advise",
+        prog="sparselinear advise",
+        help="sparse or dense: a prediction in a moment, for a CPU",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = command.add_argument
+    add(
+        "files",
+        metavar="FILE",
+        nargs="*",
+        help="adjacency, rows are outputs: .npz (scipy.sparse), .mtx or .smtx; "
+        "without one, proteins to Reactome pathways",
+    )
+    add("--batch", type=batches, default=[256], metavar="N[,N...]", help="rows of the input (default: 256)")
+    add("--dtype", type=dtype, default="float32", help=f"{', '.join(DTYPES)} (default: float32)")
+    add("--threads", type=count, metavar="N", help="threads torch may use (default: torch's choice)")
+    add("--measure", action="store_true", help="measure the rates of this machine anew")
+    add("--json", metavar="FILE", help="write everything there too, as a list; - is the standard output")
+    command.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Read all, predict, print, write the file that was asked for."""
+    outputs = {} if options.json is None else {"--json": options.json}
+    check_outputs(outputs, options.files)
+    read = [read_adjacency(path) for path in options.files or [None]]
+    console = Output(highlight=False, stderr=options.json == "-")
+    found: list[Advice] = []
+    for name, pattern in read:
+        for batch in options.batch:
+            with progress_bar() as progress:
+                advice = advise(
+                    pattern,
+                    batch=batch,
+                    dtype=DTYPES[options.dtype],
+                    threads=options.threads,
+                    name=name,
+                    again=options.measure,
+                    progress=progress,
+                )
+            if found:
+                console.print()
+            render_advice(advice, console)
+            found.append(advice)
+    if options.json is not None:
+        content = [advice.to_dict() for advice in found]
+        write({options.json: json.dumps(content, indent=2, allow_nan=False) + "\n"})

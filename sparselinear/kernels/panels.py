@@ -1,0 +1,37 @@
+"""How wide the panels of the native kernel are: the rule of plan_for in csrc/native.cpp, for predictions."""
+
+from __future__ import annotations
+
+from math import ceil
+
+# The most vectors of a panel, and those of a panel that no second-level cache holds.
+_MOST, FAR_FORWARD, FAR_BACKWARD = 4, 2, 4
+
+
+def panel_width(
+    batch: int, features: int, itemsize: int, far_vectors: int, *, vector_bytes: int, cache_bytes: int
+) -> int:
+    """Samples in a panel.
+
+    Args:
+        batch: rows of the input.
+        features: of the activations that are gathered.
+        itemsize: bytes of a number in the type of the sums: 4, or 8 for float64.
+        far_vectors: FAR_FORWARD or FAR_BACKWARD.
+        vector_bytes: of a vector of the processor.
+        cache_bytes: of the second-level cache of a core.
+    """
+    lanes = vector_bytes // itemsize
+    if batch < lanes:
+        width = 1 if batch <= 1 else 4
+        while width < batch:
+            width *= 2
+        return min(width, lanes)
+    row = features * lanes * itemsize
+    vectors = _MOST
+    while vectors > 1 and vectors * row > cache_bytes // 2:
+        vectors //= 2
+    if vectors * row > cache_bytes:
+        vectors = far_vectors
+    panels = ceil(batch / (vectors * lanes))
+    return ceil(ceil(batch / panels) / lanes) * lanes

@@ -1,0 +1,99 @@
+"""What forward and a training step have to do, counted: the terms that a time is the sum of.
+
+A time is predicted as a sum of counts, each times a rate of the machine. The counts follow from what the
+kernels do (docs/roofline.md): a product gathers one row of a panel for each connection, from the
+second-level cache if the panel, or the part of it that most connections ask for, lies there.
+
+    call            1
+    activations     bytes of input, output and their gradients that are read and written
+    large           the same, of arrays that the allocator takes from the system anew each time
+    near            connections times the samples of all panels, of rows that the cache holds
+    far             the same, of rows that it does not hold
+    connection      connections times panels
+    row             rows times panels
+    permuted near   connections whose value and gradient change between CSR and CSC order, where the lines
+                    that are open at a time fit in the cache
+    permuted far    the same, where they do not
+
+and of a dense layer ``multiply`` (multiplications of forward), ``weight`` (its entries) and ``large weight``
+(bytes of it in excess of what the allocator keeps), beside ``call`` and ``activations``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+
+from ...kernels.panels import FAR_BACKWARD, FAR_FORWARD, panel_width
+from .workload import Skew, Workload
+
+FORWARD, STEP = "forward", "step"
+SPARSE, DENSE = "sparselinear", "dense"
+LINE = 64  # bytes of a line of the cache
+# Arrays from about this size on are not kept by malloc when they are freed: their pages are found and
+# cleared anew (glibc raises its threshold for mmap up to 32 MiB, and trims above twice of it).
+LARGE_BYTES = 16e6
+
+Terms = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Chip:
+    """What the panels of the native kernel depend on.
+
+    Attributes:
+        vector_bytes: of a vector of the processor.
+        cache_bytes: of the second-level cache of a core.
+    """
+
+    vector_bytes: int
+    cache_bytes: int
+
+
+def sparse_terms(work: Workload, kind: str, chip: Chip) -> Terms:
+    """Terms of forward, or of a training step, of SparseLinear."""
+    forward = _product(work, work.out_features, work.in_features, work.columns, FAR_FORWARD, chip)
+    inputs, outputs = (work.batch * n * work.itemsize for n in (work.in_features, work.out_features))
+    terms: Terms = {"call": 1, **_activations(inputs, outputs), **forward}
+    if kind == FORWARD:
+        return terms
+    backward = _product(work, work.in_features, work.out_features, work.rows, FAR_BACKWARD, chip)
+    backward.update(_activations(outputs, inputs, inputs))
+    # Walking columns, one line of each row is open at a time.
+    near = work.out_features * LINE <= chip.cache_bytes
+    backward["permuted near" if near else "permuted far"] = work.nnz
+    return {name: terms.get(name, 0) + backward.get(name, 0) for name in {**terms, **backward}}
+
+
+def dense_terms(work: Workload, kind: str) -> Terms:
+    """Terms of forward, or of a training step, of nn.Linear; three products of the same size make a step."""
+    entries = work.out_features * work.in_features
+    terms: Terms = {
+        "call": 1,
+        "multiply": work.batch * entries,
+        "weight": entries,
+        "activations": work.batch * (work.in_features + work.out_features) * work.itemsize,
+    }
+    if kind == STEP:  # the gradient of the weight is a fresh array
+        terms["large weight"] = max(0, entries * work.itemsize - LARGE_BYTES)
+    return terms
+
+
+def _activations(*sizes: int) -> Terms:
+    return {"activations": sum(sizes), "large": sum(size for size in sizes if size > LARGE_BYTES)}
+
+
+def _product(work: Workload, rows: int, features: int, spread: Skew, far_vectors: int, chip: Chip) -> Terms:
+    """One product: ``rows`` sums over gathered ``features``, whose connections are spread like this."""
+    itemsize = max(4, work.itemsize)  # of the sums
+    chip_bytes = {"vector_bytes": chip.vector_bytes, "cache_bytes": chip.cache_bytes}
+    width = panel_width(work.batch, features, itemsize, far_vectors, **chip_bytes)
+    panels = ceil(work.batch / width)
+    near = spread.share(chip.cache_bytes // (width * itemsize))
+    gathered = work.nnz * panels * width
+    return {
+        "near": gathered * near,
+        "far": gathered * (1 - near),
+        "connection": work.nnz * panels,
+        "row": rows * panels,
+    }
