@@ -165,7 +165,7 @@ def test_dense_that_does_not_fit() -> None:
     ("changes", "text"),
     [
         ({"other_cores": 2.5}, "No verdict on time: other programs kept 2.5 of the 4 cores busy"),
-        ({"rounds": 2}, "No verdict on time: the noise is not known below 3 rounds, and there were 2."),
+        ({"rounds": 2}, "No verdict on time: the noise is known from 3 rounds on, and this is 2."),
     ],
 )
 def test_no_verdict_on_time(changes: dict[str, float], text: str) -> None:

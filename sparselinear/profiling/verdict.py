@@ -134,7 +134,7 @@ def _doubt(profile: Profile) -> str:
         )
     if profile.rounds < FEWEST_ROUNDS:
         return (
-            f"No verdict on time: the noise is not known below {FEWEST_ROUNDS} rounds, and there were "
+            f"No verdict on time: the noise is known from {FEWEST_ROUNDS} rounds on, and this is "
             f"{profile.rounds}."
         )
     return ""
