@@ -71,6 +71,8 @@ def run(options: argparse.Namespace) -> None:
     found = []
     for cell in cells:
         found.append(_measure(cell, options, where, alone=len(cells) == 1))
+        if len(found) > 1:
+            console.print()
         render(found[-1], console)
     if len(found) > 1:
         render_summary(found, console)
