@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,18 @@ def test_csv_on_the_standard_output(files: list[str], capsys: Capture) -> None:
     assert "Time, ms" in err
 
 
+def test_report_is_the_page_of_every_cell(files: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    page = types.ModuleType("sparselinear.profiling.report")
+    page.render_html = lambda profiles: "\n".join(  # type: ignore[attr-defined]
+        f"{profile.name} {profile.sizes.batch} ±" for profile in profiles
+    )
+    monkeypatch.setitem(sys.modules, page.__name__, page)
+    assert quick(*files, "--batch", "3,2", "--report", "r.html", "--csv", "r.csv") == 0
+    cells = [f"{name} {batch} ±" for name in files for batch in (3, 2)]
+    assert Path("r.html").read_text(encoding="utf-8").splitlines() == cells
+    assert sorted(os.listdir()) == [*files, "r.csv", "r.html"]
+
+
 def test_dense_that_does_not_fit_is_told(
     files: list[str], capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -213,6 +226,8 @@ USAGE = [
     (["--json", "r", "--csv", "./r"], "argument --csv: ./r: is also where --json goes"),
     (["--csv", "b.npz"], "argument --csv: b.npz: is also a file that is read"),
     (["--csv", "no/r"], "argument --csv: no/r: there is no directory no"),
+    (["--report", "no/r.html"], "argument --report: no/r.html: there is no directory no"),
+    (["--json", "r", "--report", "r"], "argument --report: r: is also where --json goes"),
     (["--json", "new.json", "--csv", "."], "argument --csv: .: is a directory"),
     (["--json", ""], "argument --json: .: is a directory"),
 ]
