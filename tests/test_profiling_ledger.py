@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -92,12 +94,57 @@ def test_int64_pattern_and_bfloat16() -> None:
     assert predicted.total_bytes == found.total_bytes
 
 
+def allocated(work: Callable[[], Any]) -> tuple[int, Any]:
+    """Bytes that torch's allocator gave out during the work and has not got back; and what was made."""
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profile:
+        made = work()
+    return sum(event.self_cpu_memory_usage for event in profile.events()), made
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
+def test_terms_of_a_large_layer_are_what_the_allocator_gives() -> None:
+    """5 million connections, 145 MB with Adam: each term as it comes to be."""
+    size, per_row, batch = 200_000, 25, 4
+    every = size // per_row  # connections of a row are this far apart
+    columns = (torch.arange(size) % every)[:, None] + torch.arange(0, size, every)
+    offsets = torch.arange(0, size * per_row + 1, per_row, dtype=torch.int32)
+    x, grad_output = torch.randn(batch, size, requires_grad=True), torch.randn(batch, size)
+    found = {}
+    found["indices"], pattern = allocated(
+        lambda: SparsityPattern(offsets, columns.flatten().int(), (size, size))
+    )
+    found["values"], layer = allocated(lambda: SparseLinear(size, size, pattern))
+    found["transpose"], _ = allocated(lambda: transpose_of(pattern))
+    found["output"], y = allocated(lambda: layer(x))
+    found["gradients"], _ = allocated(lambda: y.backward(grad_output))
+    adam = torch.optim.Adam(layer.parameters())
+    found["optimizer"], _ = allocated(adam.step)
+    sizes = Sizes.of(layer, batch)
+    ledger = OURS.bytes(sizes)
+    assert ledger.total_bytes > 140e6
+    assert ledger.adam_bytes is not None
+    told = {
+        "indices": ledger.indices_bytes,
+        "values": ledger.parameters_bytes,
+        "transpose": ledger.transpose_bytes,
+        "output": sizes.activations_bytes - sizes.grad_input_bytes,
+        "gradients": ledger.gradients_bytes + sizes.grad_input_bytes,
+        "optimizer": ledger.adam_bytes,
+    }
+    assert found == pytest.approx(told, rel=1e-3)
+
+
 def test_sums() -> None:
     sizes = Sizes(out_features=10, in_features=20, nnz=30, bias=True, itemsize=4, index_itemsize=4, batch=5)
     ledger = Ledger(1, 10, 100, 1000, 10_000, 100_000, 7, 8)
     assert ledger.resident_bytes == 1111
     assert ledger.total_bytes == 111_111
-    assert needed_bytes(ledger, sizes) == 111_111 + 8 + 5 * (10 + 20) * 4
+    assert needed_bytes(ledger, sizes) == 111_111 + 7 + 5 * (10 + 20) * 4
+    updating = replace(ledger, adam_transient_bytes=10_000)  # when the output is there no more
+    assert needed_bytes(updating, sizes) == 111_111 + 10_000 + 5 * 20 * 4
     assert needed_bytes(replace(ledger, building_bytes=10**6), sizes) == 10**6
     assert ledger.to_dict()["total_bytes"] == 111_111
 

@@ -11,7 +11,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from sparselinear import SparseLinear
+from sparselinear import SparseLinear, kernels
 from sparselinear.profiling import BASELINES, Sizes, memory, peak
 from sparselinear.profiling.baselines import OURS
 from sparselinear.profiling.ledger import needed_bytes
@@ -52,6 +52,20 @@ def test_peak_is_what_the_ledger_says(name: str, size: int, per_row: int) -> Non
     # What is kept is there for certain; the rest is an estimate, and small things are left out of it.
     assert found.peak_bytes >= 0.98 * ledger.total_bytes
     assert found.peak_bytes == pytest.approx(needed_bytes(ledger, sizes), rel=0.15, abs=4e6)
+
+
+@LINUX
+@pytest.mark.slow
+@pytest.mark.skipif(bool(kernels.available()["native"]), reason="the transients are of the native kernel")
+@pytest.mark.parametrize("batch", [4, 128])
+def test_peak_of_a_large_layer_is_what_the_ledger_says(batch: int) -> None:
+    """224 MB of layer with Adam; and for batch 128 another 205 MB of activations."""
+    layer = layer_of(200_000, 40)
+    with memory.saved(layer) as path, kernels.use("native"):
+        found = memory.measure_peak(OURS, layer, path, batch)
+    assert found.exact, found.reason
+    sizes = Sizes.of(layer, batch)
+    assert found.peak_bytes == pytest.approx(needed_bytes(OURS.bytes(sizes), sizes), rel=0.05)
 
 
 def test_a_process_that_fails_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,7 +143,7 @@ print(meter.peak())
 
 BUILD = """
 import json, sys, torch
-from sparselinear import SparseLinear
+from sparselinear import SparseLinear, kernels
 from sparselinear.profiling import BASELINES, Sizes, peak
 from sparselinear.profiling.ledger import needed_bytes
 

@@ -19,7 +19,7 @@ examples:
   sparselinear profile                            a real matrix that ships with the package
   sparselinear profile A.npz --batch 64           a file written by scipy.sparse.save_npz
   sparselinear profile A.mtx --baselines dense,csr --json result.json
-  sparselinear profile A.npz B.smtx --batch 32,256 --csv times.csv
+  sparselinear profile A.npz B.smtx --batch 32,256 --csv times.csv --report report.html
 """
 
 NOTES = """\
@@ -27,8 +27,19 @@ All files are read, and all places to write to are tried, before anything is mea
 printed when it is complete. After Ctrl-C those that were printed stay, and no file is written.
 """
 
+
+def _page(profiles: Sequence[Profile]) -> str:
+    from ..profiling.report import render_html  # what the page needs is loaded for the page alone
+
+    return render_html(profiles)
+
+
 # What writes the result of an option.
-WRITERS: dict[str, Callable[[Sequence[Profile]], str]] = {"--json": to_json, "--csv": to_csv}
+WRITERS: dict[str, Callable[[Sequence[Profile]], str]] = {
+    "--json": to_json,
+    "--csv": to_csv,
+    "--report": _page,
+}
 
 
 @dataclass(frozen=True)
@@ -71,6 +82,8 @@ def run(options: argparse.Namespace) -> None:
     found = []
     for cell in cells:
         found.append(_measure(cell, options, where, alone=len(cells) == 1))
+        if len(found) > 1:
+            console.print()
         render(found[-1], console)
     if len(found) > 1:
         render_summary(found, console)
@@ -149,3 +162,4 @@ def _add_options(command: argparse.ArgumentParser) -> None:
         help="write everything there too, for several files or batches as a list; - is the standard output",
     )
     add("--csv", metavar="FILE", help="write a line for each file, batch, system and kind of time; or -")
+    add("--report", metavar="FILE.html", help="write a page that needs no network, with pictures; or -")

@@ -1,9 +1,12 @@
 """The byte ledger: what a system keeps in memory, and needs for a training step, by term.
 
 Everything here is arithmetic on the sizes of the layer, so that it can be asked before anything is
-built. The terms that are kept are exact, and tests hold them against the tensors themselves. The two
-transients are what a step holds for a moment beyond them: an estimate, good to a tenth of the peak,
-read off the resident memory of processes like those of :mod:`sparselinear.profiling.peak` on a CPU.
+built. The terms that are kept are exact, and tests hold them against the tensors themselves and against
+torch's allocator. The two transients are what a step holds for a moment beyond them: an estimate, read
+off the resident memory of processes like those of :mod:`sparselinear.profiling.peak` on a CPU. For our
+layer they are those of the native kernel: 100 to 350 MB of layer with 2 to 8 million connections, batches
+of 4 to 128 and one thread peaked within 5 % of what is predicted in float32 and float64, and 7 % above it
+in bfloat16; the torch kernel stayed up to a seventh below. For the others they are good to a tenth.
 """
 
 from __future__ import annotations
@@ -79,10 +82,15 @@ class Sizes:
     @property
     def activations_bytes(self) -> int:
         """Bytes of the output and of the gradient of the input, which every system has."""
-        return self.batch * (self.out_features + self.in_features) * self.itemsize
+        return self.grad_input_bytes + self.batch * self.out_features * self.itemsize
+
+    @property
+    def grad_input_bytes(self) -> int:
+        """Bytes of the gradient of the input, which is still there when the weights are updated."""
+        return self.batch * self.in_features * self.itemsize
 
 
-# kMostKept of kernels/csrc/scratch.h.
+# Of the native kernel: kMostKept of kernels/csrc/scratch.h.
 _KEPT_SCRATCH = 64 << 20
 
 
@@ -136,8 +144,9 @@ class Ledger:
 
 def needed_bytes(ledger: Ledger, sizes: Sizes) -> int:
     """Bytes that have to be free: for the building, or for a training step and its activations."""
-    step = ledger.total_bytes + ledger.transient_bytes + sizes.activations_bytes
-    return max(step, ledger.building_bytes)
+    step = ledger.step_transient_bytes + sizes.activations_bytes
+    update = ledger.adam_transient_bytes + sizes.grad_input_bytes  # the output is gone by then
+    return max(ledger.total_bytes + max(step, update), ledger.building_bytes)
 
 
 def adam_state(parameter_bytes: int, tensors: int) -> int:
@@ -155,20 +164,32 @@ def sparse(sizes: Sizes) -> Ledger:
         transpose_bytes=(sizes.in_features + 1 + 2 * sizes.nnz) * index,  # ccol, row, permutation
         gradients_bytes=parameters,
         adam_bytes=adam_state(parameters, 1 + sizes.bias),
-        step_transient_bytes=_reordered_values(sizes) + min(sizes.activations_bytes, _tiles(sizes)),
-        # The native kernel keeps its scratch, up to a limit.
-        adam_transient_bytes=2 * sizes.values_bytes + min(_reordered_values(sizes), _KEPT_SCRATCH),
+        step_transient_bytes=_tiles(sizes) + 2 * _reordered(sizes),
+        adam_transient_bytes=2 * sizes.values_bytes + _kept_scratch(sizes),
     )
 
 
-def _reordered_values(sizes: Sizes) -> int:
-    """Values and their gradient in CSC order, those of a half type in float32."""
-    return 2 * max(sizes.itemsize, 4) * sizes.nnz
+def _reordered(sizes: Sizes) -> int:
+    """The values, or their gradient, in CSC order; those of a half type in float32."""
+    return _wide(sizes) * sizes.nnz
 
 
 def _tiles(sizes: Sizes) -> int:
     """Packed tiles of the activations, 16 wide: the least width the kernels of a CPU take."""
-    return 16 * (sizes.out_features + sizes.in_features) * sizes.itemsize
+    return min(sizes.batch, 16) * (sizes.out_features + sizes.in_features) * _wide(sizes)
+
+
+def _kept_scratch(sizes: Sizes) -> int:
+    """What the native kernel keeps of its scratch between calls: block by block, as far as they fit."""
+    kept = 0
+    for block in (_tiles(sizes), _reordered(sizes), _reordered(sizes)):
+        kept += block if kept + block <= _KEPT_SCRATCH else 0
+    return kept
+
+
+def _wide(sizes: Sizes) -> int:
+    """Bytes of a number in scratch, where half types are float32."""
+    return max(sizes.itemsize, 4)
 
 
 def dense(sizes: Sizes, *, masks: int = 0, transient: int = 0) -> Ledger:

@@ -60,7 +60,7 @@ class Verdict:
         forward: who is the fastest at forward; None where the times say nothing.
         step: who is the fastest at a training step; None likewise.
         dense: how many times as long as ours dense takes, by ``"forward"``, ``"step"`` and ``"adam"``;
-            None where one of the two was not run.
+            None where one of the two was not run, or the times say nothing.
         memory_ratio: how many times the memory of ours dense takes for a training step: of the
             measured peaks, or else of what both keep; None if dense was not asked for.
     """
@@ -106,7 +106,7 @@ def judge(profile: Profile) -> Verdict:
         text=" ".join(filter(None, [*said, _unfit(profile)])),
         forward=placings["forward"],
         step=placings["step"],
-        dense=profile.against_dense(ours),
+        dense=dict.fromkeys(ours.times) if doubt else profile.against_dense(ours),
         memory_ratio=memory_ratio,
     )
 
@@ -114,13 +114,13 @@ def judge(profile: Profile) -> Verdict:
 def memory_times(other: Row, own: Row) -> float | None:
     """How many times the memory of one system another takes for a training step.
 
-    Of the measured peaks where there are both, or else of what they keep, as far as that is of the same
-    things; None if it is not.
+    Of the measured peaks where there are both, or else of what they keep; None where Adam takes the
+    parameters of only one of them, and so the memory is not of the same things.
     """
+    if (other.ledger.adam_bytes is None) != (own.ledger.adam_bytes is None):
+        return None
     if own.peak and own.peak.peak_bytes and other.peak and other.peak.peak_bytes:
         return other.peak.peak_bytes / own.peak.peak_bytes
-    if other.ledger.adam_bytes is None or own.ledger.adam_bytes is None:
-        return None
     return other.ledger.total_bytes / max(1, own.ledger.total_bytes)
 
 
@@ -134,7 +134,7 @@ def _doubt(profile: Profile) -> str:
         )
     if profile.rounds < FEWEST_ROUNDS:
         return (
-            f"No verdict on time: the noise is not known below {FEWEST_ROUNDS} rounds, and there were "
+            f"No verdict on time: the noise is known from {FEWEST_ROUNDS} rounds on, and this is "
             f"{profile.rounds}."
         )
     return ""
