@@ -26,10 +26,10 @@ from sparselinear.profiling import (
     Sizes,
     compare_models,
     ledger,
-    model_result,
     profile_model,
     timing,
 )
+from sparselinear.profiling.models.result import PREFER
 from sparselinear.profiling.timing import Timing
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -293,7 +293,7 @@ def test_other_work_is_told() -> None:
 
 def test_preferences_are_those_of_the_documentation() -> None:
     assert profile_model.__doc__ is not None
-    assert all(f'"{prefer}"' in profile_model.__doc__ for prefer in model_result.PREFER)
+    assert all(f'"{prefer}"' in profile_model.__doc__ for prefer in PREFER)
 
 
 BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
