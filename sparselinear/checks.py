@@ -40,6 +40,18 @@ def size(argument: str, value: Any) -> int:
     return number
 
 
+def whole(argument: str, value: Any, least: int = 1) -> int:
+    """A whole number of at least so much, as an int."""
+    expected = f"a whole number from {least} up"
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(message(argument, expected, repr(value))) from None
+    if isinstance(value, bool) or not least <= number < 1 << 63:
+        raise ValueError(message(argument, expected, repr(value)))
+    return number
+
+
 def shape(argument: str, value: Any) -> tuple[int, int]:
     """A pair (out_features, in_features)."""
     try:

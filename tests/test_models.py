@@ -298,8 +298,8 @@ def test_preferences_are_those_of_the_documentation() -> None:
 
 BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"prefer": "time"}, ValueError, "prefer: expected one of 'step', 'forward', 'memory', got 'time'"),
-    ({"rounds": 0}, ValueError, "rounds: expected a positive int, got 0"),
-    ({"threads": -1}, ValueError, "threads: expected a positive int, got -1"),
+    ({"rounds": 0}, ValueError, "rounds: expected a whole number from 1 up, got 0"),
+    ({"threads": -1}, ValueError, "threads: expected a whole number from 1 up, got -1"),
     ({"masks": {"bod.first": torch.eye(3)}}, ValueError, "Did you mean 'body.first'"),
     ({"model": nn.Linear(3, 3)}, ValueError, "a module that holds a Linear"),
     ({"model": nn.ReLU()}, ValueError, "a module that holds a Linear"),

@@ -310,13 +310,13 @@ def test_bfloat16_is_refused_by_csr_alone() -> None:
 
 
 BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
-    ({"batch": 0}, ValueError, "batch: expected a positive int, got 0"),
-    ({"batch": -3}, ValueError, "batch: expected a positive int, got -3"),
-    ({"batch": 1.5}, TypeError, "batch: expected a positive int, got 1.5"),
-    ({"batch": True}, ValueError, "batch: expected a positive int, got True"),
-    ({"rounds": 0}, ValueError, "rounds: expected a positive int, got 0"),
-    ({"threads": 0}, ValueError, "threads: expected a positive int, got 0"),
-    ({"memory_bytes": 0}, ValueError, "memory_bytes: expected a positive int, got 0"),
+    ({"batch": 0}, ValueError, "batch: expected a whole number from 1 up, got 0"),
+    ({"batch": -3}, ValueError, "batch: expected a whole number from 1 up, got -3"),
+    ({"batch": 1.5}, TypeError, "batch: expected a whole number from 1 up, got 1.5"),
+    ({"batch": True}, ValueError, "batch: expected a whole number from 1 up, got True"),
+    ({"rounds": 0}, ValueError, "rounds: expected a whole number from 1 up, got 0"),
+    ({"threads": 0}, ValueError, "threads: expected a whole number from 1 up, got 0"),
+    ({"memory_bytes": 0}, ValueError, "memory_bytes: expected a whole number from 1 up, got 0"),
     ({"dtype": torch.int32}, ValueError, "dtype: expected one of .*got torch.int32"),
     ({"dtype": "float32"}, TypeError, "dtype: expected a torch.dtype"),
     ({"device": "cuda:99"}, RuntimeError, "device: expected a device of this machine, got 'cuda:99'"),

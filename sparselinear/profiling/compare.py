@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -74,15 +72,15 @@ def profile(
         RuntimeError: there is no such device, or the sparse layer itself does not run.
         MemoryError: the sparse layer itself does not fit.
     """
-    batch, rounds = positive("batch", batch), positive("rounds", rounds)
-    threads = None if threads is None else positive("threads", threads)
+    batch, rounds = checks.whole("batch", batch), checks.whole("rounds", rounds)
+    threads = None if threads is None else checks.whole("threads", threads)
     systems = [OURS, *select(baselines)]
     layer = _own_copy(layer, dtype, device)
     if 0 in layer.pattern.shape:
         got = f"{layer.out_features} outputs and {layer.in_features} inputs"
         raise ValueError(message("layer", "at least one output and one input", got))
     sizes = Sizes.of(layer, batch)
-    with threads_set(threads):
+    with machine.threads_set(threads):
         found = machine.describe(layer.values.device)
         limit = _limit(memory_bytes, found.memory_available_bytes)
         _require(OURS.bytes(sizes), sizes, limit)
@@ -271,34 +269,7 @@ def _own_copy(layer: Any, dtype: torch.dtype | None, device: torch.device | str 
     return copied
 
 
-def positive(argument: str, value: Any) -> int:
-    """The value as an int.
-
-    Raises:
-        TypeError, ValueError: it is none, or less than 1.
-    """
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(message(argument, "a positive int", repr(value))) from None
-    if isinstance(value, bool) or number < 1:
-        raise ValueError(message(argument, "a positive int", repr(value)))
-    return number
-
-
 def _limit(memory_bytes: int | None, free: int | None) -> int:
     if memory_bytes is not None:
-        return positive("memory_bytes", memory_bytes)
+        return checks.whole("memory_bytes", memory_bytes)
     return int(_USABLE * (_UNKNOWN_BYTES if free is None else free))
-
-
-@contextmanager
-def threads_set(number: int | None) -> Iterator[None]:
-    """Within the block torch uses this many threads."""
-    before = torch.get_num_threads()
-    if number is not None:
-        torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -10,6 +10,8 @@ import platform
 import re
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -109,6 +111,18 @@ def _busy_seconds(stat: Path = Path("/proc/stat")) -> float | None:
             user, nice, system, _idle, _iowait, irq, softirq, steal = (int(n) for n in line.split()[1:9])
             return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
     return None
+
+
+@contextmanager
+def threads_set(number: int | None) -> Iterator[None]:
+    """Within the block torch uses this many threads."""
+    before = torch.get_num_threads()
+    if number is not None:
+        torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def available_bytes(device: torch.device) -> int | None:

@@ -16,8 +16,8 @@ from ... import checks, interop
 from ...checks import message
 from ...linear import SparseLinear
 from ...pattern import SparsityPattern
-from ..compare import positive, threads_set
 from ..figures import percent, quantity, share, three_digits
+from ..machine import threads_set
 from .calibrate import Progress, calibrated
 from .predict import Prediction, predict, seconds
 from .rates import Rates
@@ -123,8 +123,8 @@ def advise(
         TypeError, ValueError: an argument is wrong.
         RuntimeError: the adjacency lies on another device than the CPU.
     """
-    batch = positive("batch", batch)
-    threads = None if threads is None else positive("threads", threads)
+    batch = checks.whole("batch", batch)
+    threads = None if threads is None else checks.whole("threads", threads)
     layer = adjacency if isinstance(adjacency, SparseLinear) else None
     pattern = layer.pattern if layer is not None else interop.to_pattern(adjacency)
     _check(pattern)

@@ -67,11 +67,11 @@ def profile_model(
     """
     if prefer not in PREFER:
         raise ValueError(message("prefer", f"one of {', '.join(map(repr, PREFER))}", repr(prefer)))
-    rounds = compare.positive("rounds", rounds)
-    threads = None if threads is None else compare.positive("threads", threads)
+    rounds = checks.whole("rounds", rounds)
+    threads = None if threads is None else checks.whole("threads", threads)
     layers = sparse_layers(model, masks)
     batches = _batches(model, example_input, layers)
-    with compare.threads_set(threads):
+    with machine.threads_set(threads):
         found = machine.describe(_device(model))
         rows = []
         for number, (name, layer) in enumerate(layers.items()):
@@ -103,7 +103,7 @@ def compare_models(before: nn.Module, after: nn.Module, example_input: Any, *, r
         TypeError, ValueError: an argument is wrong.
         Exception: whatever the models raise.
     """
-    rounds = compare.positive("rounds", rounds)
+    rounds = checks.whole("rounds", rounds)
     models = {"before": _module("before", before), "after": _module("after", after)}
     runs = {
         (side, kind): run

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -98,14 +97,14 @@ class Grid:
         self.pattern = None if adjacency is None else interop.to_pattern(adjacency, device="cpu")
         self.sizes = _sizes(self.pattern, sizes)
         self.densities = _densities(self.pattern, self.sizes, densities)
-        self.batches = _several("batches", {whole("batches", batch, 1) for batch in batches})
+        self.batches = _several("batches", {checks.whole("batches", batch, 1) for batch in batches})
         self.baselines = tuple(system.name for system in select(baselines))
         if not self.baselines:
             raise ValueError(message("baselines", "at least one to compare with", "none"))
-        self.rounds = whole("rounds", rounds, _FEWEST_ROUNDS)
+        self.rounds = checks.whole("rounds", rounds, _FEWEST_ROUNDS)
         self.dtype = checks.floating_dtype("dtype", dtype)
         self.device = checks.device("device", device)
-        self.seed = whole("seed", seed, 0)
+        self.seed = checks.whole("seed", seed, 0)
         self._last: tuple[tuple[int, int], int, SparsityPattern] | None = None
 
     def cells(self) -> list[Cell]:
@@ -181,7 +180,7 @@ def _sizes(
         if len(sides) != 2:
             raise ValueError(message("sizes", "numbers or pairs (out_features, in_features)", repr(given)))
         out_features, in_features = sides
-        pair = whole("sizes", out_features, 1), whole("sizes", in_features, 1)
+        pair = checks.whole("sizes", out_features, 1), checks.whole("sizes", in_features, 1)
         if math.prod(pair) >= 1 << 63:
             raise ValueError(message("sizes", "fewer than 2**63 cells", size_text(pair)))
         found.add(pair)
@@ -217,18 +216,6 @@ def _density(value: Any) -> float:
         raise TypeError(message("densities", "numbers above 0 and up to 1", repr(value))) from None
     if not 0 < number <= 1:  # nor NaN
         raise ValueError(message("densities", "numbers above 0 and up to 1", repr(value)))
-    return number
-
-
-def whole(argument: str, value: Any, least: int) -> int:
-    """An int of at least so much."""
-    expected = f"a whole number from {least} up"
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(message(argument, expected, repr(value))) from None
-    if isinstance(value, bool) or not least <= number < 1 << 63:
-        raise ValueError(message(argument, expected, repr(value)))
     return number
 
 

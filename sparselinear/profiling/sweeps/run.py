@@ -16,14 +16,14 @@ from typing import Any
 
 import torch
 
-from ... import kernels
+from ... import checks, kernels
 from ...checks import message
 from ...linear import SparseLinear
 from .. import compare, machine
 from ..baselines import OURS
 from ..machine import Machine
 from ..result import Profile
-from .grid import Cell, Grid, whole
+from .grid import Cell, Grid
 from .journal import Journal
 from .measured import Measured, predicted_s
 from .result import SCHEMA, Skipped, Sweep
@@ -85,10 +85,10 @@ def sweep(
     begun = time.monotonic()
     grid = Grid() if grid is None else grid
     end = math.inf if budget_s is None else begun + _budget(budget_s)
-    memory_bytes = None if memory_bytes is None else whole("memory_bytes", memory_bytes, 1)
+    memory_bytes = None if memory_bytes is None else checks.whole("memory_bytes", memory_bytes, 1)
     found, names = machine.describe(grid.device), _kernels(grid)
     if threads is not None:
-        found = replace(found, threads=whole("threads", threads, 1))
+        found = replace(found, threads=checks.whole("threads", threads, 1))
     with ExitStack() as stack:
         book = None
         if journal is not None:
