@@ -141,7 +141,7 @@ def test_caches(tmp_path: Path) -> None:
     ("configuration", "blas"),
     [
         (
-            "  - Intel(R) oneAPI Math Kernel Library Version 2024.2-Product Build 20240605\n BLAS_INFO=mkl, X=1",
+            "  - Intel(R) oneAPI Math Kernel Library Version 2024.2-Product Build 2024\n BLAS_INFO=mkl, X=1",
             "MKL 2024.2",
         ),
         ("Build settings: BLAS_INFO=open, BUILD_TYPE=Release", "OpenBLAS"),

@@ -3,7 +3,20 @@
 from .baselines import BASELINES, build
 from .compare import profile
 from .ledger import Ledger, Sizes
+from .portrait import Portrait
+from .report import render_html
 from .result import Profile, Row
 from .table import render
 
-__all__ = ["BASELINES", "Ledger", "Profile", "Row", "Sizes", "build", "profile", "render"]
+__all__ = [
+    "BASELINES",
+    "Ledger",
+    "Portrait",
+    "Profile",
+    "Row",
+    "Sizes",
+    "build",
+    "profile",
+    "render",
+    "render_html",
+]
