@@ -32,8 +32,9 @@ def summary(profile: Profile) -> ET.Element:
 
 def setting(profile: Profile) -> ET.Element:
     """What was measured, and on what."""
-    found, others = profile.machine, profile.other_cores
-    free = found.memory_available_bytes
+    found, others, free = profile.machine, profile.other_cores, profile.machine.memory_available_bytes
+    could = f"{quantity(profile.limit_bytes)} could be used by a system"
+    libraries = (f"torch {found.torch}", found.blas, f"Python {found.python}")
     facts = (
         ("Kernel, and why", profile.kernel),
         ("Numbers", f"{profile.dtype} on {profile.device}, batch {profile.sizes.batch:,}"),
@@ -42,23 +43,14 @@ def setting(profile: Profile) -> ET.Element:
         ("Processor", f"{found.processor}, {found.capability}"),
         ("Cores, threads", f"{found.cores or 'unknown'} logical cores; threads of torch: {found.threads}"),
         ("Caches", "; ".join(map(_cache, found.caches))),
-        ("Memory", f"{quantity(free)} free, " if free else ""),
+        ("Memory", could if free is None else f"{quantity(free)} free, {could}"),
         ("Other programs", "" if others is None else f"kept {others:.1f} cores busy meanwhile"),
-        (
-            "Libraries",
-            ", ".join(filter(None, (f"torch {found.torch}", found.blas, f"Python {found.python}"))),
-        ),
+        ("Libraries", ", ".join(filter(None, libraries))),
         ("System", found.system),
     )
-    limit = f"{quantity(profile.limit_bytes)} could be used by a system"
-    pairs = [
-        element("div", element("dt", name), element("dd", text + (limit if name == "Memory" else "")))
-        for name, text in facts
-        if text or name == "Memory"
-    ]
-    return element(
-        "section", element("h3", "What was measured, and on what"), element("dl", *pairs, class_="facts")
-    )
+    pairs = [element("div", element("dt", name), element("dd", text)) for name, text in facts if text]
+    title = element("h3", "What was measured, and on what")
+    return element("section", title, element("dl", *pairs, class_="facts"))
 
 
 def _cache(cache: Cache) -> str:

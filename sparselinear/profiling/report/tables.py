@@ -35,7 +35,7 @@ def table(title: str, columns: Sequence[tuple[str, str]], rows: Sequence[Sequenc
         element("tbody", *body),
     )
     button = element("button", "Copy as CSV", type="button", class_="copy scripted", data_copy="csv")
-    inside = element("div", drawn, class_="scroll", role="region", aria_label=title, tabindex=0)
+    inside = element("div", drawn, class_="scroll", role="group", aria_label=title, tabindex=0)
     return element("div", inside, button, class_="table")
 
 

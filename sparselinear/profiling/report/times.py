@@ -83,18 +83,16 @@ def _time_table(profile: Profile) -> ET.Element:
     columns.append(("text", "what it is"))
     rows = []
     for row in profile.rows:
-        cells, ratios = [Cell(row.name, row.name)], profile.versus_dense(row)
-        for kind, timing in row.times.items():
-            first, third = timing.quartiles_s if timing else (0.0, 0.0)
-            cells += (
-                [_milliseconds(timing.median_s), _milliseconds((third - first) / 2)]
-                if timing
-                else [Cell(_why_no_time(row, kind).split(",")[0]), Cell(NONE)]
-            )
-            cells.append(Cell(ratio(ratios[kind]), ratios[kind]))
-        rows.append([*cells, Cell(row.text, row.text)])
+        cells = [cell for kind in KINDS for cell in _time_cells(profile, row, kind)]
+        rows.append([Cell(row.name, row.name), *cells, Cell(row.text, row.text)])
     return table("Time of each system; ± is half the range between the quartiles", columns, rows)
 
 
-def _milliseconds(taken: float) -> Cell:
-    return Cell(three_digits(taken * 1e3), taken * 1e3)
+def _time_cells(profile: Profile, row: Row, kind: str) -> list[Cell]:
+    """Median, spread, and how many times as fast as dense."""
+    timing, compared = row.times[kind], profile.versus_dense(row)[kind]
+    if timing is None:
+        return [Cell(_why_no_time(row, kind).split(",")[0]), Cell(NONE), Cell(NONE)]
+    first, third = timing.quartiles_s
+    known = [Cell(three_digits(taken * 1e3), taken * 1e3) for taken in (timing.median_s, (third - first) / 2)]
+    return [*known, Cell(ratio(compared), compared)]
