@@ -14,6 +14,7 @@ from urllib.parse import unquote
 
 import pytest
 from test_profiling_report import full
+from test_profiling_table import row_of
 
 from sparselinear.profiling import render_html
 
@@ -26,10 +27,9 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=f"none of {', '.join(NAMES)} is on the PATH")
 
-PROFILES = [
-    full(),
-    full(name='a "second", <b>longer</b> file_name_without_a_space_in_it_' + "x" * 60 + ".npz"),
-]
+# The second has a name that is hard to break into lines, and times over six decades: a full axis.
+NAME = 'a "second", <b>longer</b> file_name_without_a_space_in_it_' + "x" * 60 + ".npz"
+PROFILES = [full(), full(name=NAME, rows=(row_of("sparselinear", 0.02), row_of("dense", 9000.0)))]
 
 
 @pytest.fixture(scope="module")
