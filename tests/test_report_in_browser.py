@@ -233,7 +233,7 @@ def test_numbers_below_a_chart_do_not_run_into_each_other(opened: Any) -> None:
     page = opened()
     edges = """(scale) => [...scale.querySelectorAll("text")].filter((text) => text.checkVisibility())
         .map((text) => text.getBoundingClientRect()).map((box) => [box.left, box.right])"""
-    for width in (380, 1400):
+    for width in (320, 380, 1400):
         page.set_viewport_size({"width": width, "height": 800})
         for scale in page.locator("svg.scale").all():
             boxes = scale.evaluate(edges)
