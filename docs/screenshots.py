@@ -17,7 +17,7 @@ from sparselinear.cli.arguments import read_adjacency
 from sparselinear.profiling import profile, render_html
 
 IMAGES = Path(__file__).resolve().parent / "images"
-SIZE = {"width": 1280, "height": 1180}
+SIZE = {"width": 1280, "height": 1680}
 MARGIN = 24
 
 

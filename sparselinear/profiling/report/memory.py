@@ -18,13 +18,13 @@ TERMS = (
     ("values", "values: weight and bias", ""),
     ("mask", "mask", "M2 2h1M6 6h1"),
     ("indices", "indices", "M0 4h8"),
-    ("transpose", "indices of the transpose", "M-2 2L2 -2M0 8L8 0M6 10L10 6"),
+    ("transpose", "transpose: its indices", "M-2 2L2 -2M0 8L8 0M6 10L10 6"),
     ("gradients", "gradients", ""),
     ("optimizer", "optimizer: state of Adam", "M-2 6L2 10M0 0L8 8M6 -2L10 2"),
     ("activations", "activations", "M4 0v8"),
     (
         "working",
-        "for a moment, or while it is built (estimate)",
+        "working: held for a moment, an estimate",
         "M-2 2L2 -2M0 8L8 0M6 10L10 6M-2 6L2 10M0 0L8 8M6 -2L10 2",
     ),
 )
