@@ -61,7 +61,7 @@ def raster(pattern: SparsityPattern, height: int, width: int) -> Tensor:
     width = min(_pixels("width", width), in_features)
     counts = torch.zeros(height, width, dtype=torch.int64, device=pattern.device)
     # The connections of one row of pixels are neighbours in CSR order: no row index is ever made.
-    edges = torch.tensor(_edges(out_features, height), device=pattern.device)
+    edges = torch.tensor(pixel_edges(out_features, height), device=pattern.device)
     bands = pattern.crow_indices[edges].tolist()
     for line, begin, end in zip(counts, bands, bands[1:], strict=False):
         for start in range(begin, end, CHUNK):
@@ -86,7 +86,7 @@ def density_raster(pattern: SparsityPattern, height: int, width: int) -> Tensor:
     """
     counts = raster(pattern, height, width)
     sides = zip(pattern.shape, counts.shape, strict=True)
-    rows, columns = (torch.tensor(_edges(*side), device=counts.device).diff().double() for side in sides)
+    rows, columns = (torch.tensor(pixel_edges(*side), device=counts.device).diff().double() for side in sides)
     return counts / torch.outer(rows, columns)
 
 
@@ -198,7 +198,7 @@ def _summary(pattern: SparsityPattern) -> str:
     return f"{out_features:,} x {in_features:,}, {pattern.nnz:,} connections, density {share}"
 
 
-def _edges(cells: int, pixels: int) -> list[int]:
+def pixel_edges(cells: int, pixels: int) -> list[int]:
     """First row (or column) of each pixel, and the end of the last: ceil(pixel * cells / pixels)."""
     return [-(-pixel * cells // pixels) for pixel in range(pixels + 1)] if pixels else [0]
 

@@ -10,6 +10,8 @@ from .export import to_csv, to_json
 from .ledger import Ledger, Sizes
 from .models import Call, LayerRow, ModelProfile, ModelTimes, compare_models, profile_model, smaller
 from .noise import Difference
+from .portrait import Portrait
+from .report import render_html
 from .result import Profile, Row
 from .summary import render_summary
 from .sweeps import (
@@ -44,6 +46,7 @@ __all__ = [
     "ModelTimes",
     "Placing",
     "Point",
+    "Portrait",
     "Prediction",
     "Profile",
     "Rates",
@@ -60,6 +63,7 @@ __all__ = [
     "profile_model",
     "render",
     "render_advice",
+    "render_html",
     "render_summary",
     "render_sweep",
     "smaller",
