@@ -34,6 +34,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "_SAMPLE_S", 0.0)
     monkeypatch.setattr(compare, "measure_peak", lambda *_: Peak(1000))
+    monkeypatch.setattr(cli.profile, "calibrated", lambda *_, **__: None)
     monkeypatch.setenv("COLUMNS", "80")
 
 

@@ -122,7 +122,7 @@ def test_what_was_measured_and_on_what() -> None:
     for said in (
         "2,233 x 11,876",
         "46,939",
-        "A training step of sparselinear is 25.0 times as fast as dense and takes 10.0 times less memory.",
+        full().verdict.text,
         "masked: not tried, it would need 4.00 TB and 20.0 GB can be used.",
         "too large, would need 4.00 TB",
         "csr: Adam refused; torch says: unsupported tensor layout: SparseCsr.",

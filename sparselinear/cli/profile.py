@@ -9,8 +9,20 @@ from dataclasses import dataclass
 import torch
 
 from ..pattern import SparsityPattern
-from ..profiling import BASELINES, Profile, profile, render, render_summary, to_csv, to_json
+from ..profiling import (
+    BASELINES,
+    Profile,
+    Rates,
+    calibrated,
+    profile,
+    render,
+    render_html,
+    render_summary,
+    to_csv,
+    to_json,
+)
 from ..profiling.compare import check_fits
+from ..profiling.machine import threads_set
 from .arguments import DTYPES, UsageError, baselines, batches, count, device, dtype, read_adjacency
 from .output import Output, check_outputs, progress_bar, write
 
@@ -28,17 +40,11 @@ printed when it is complete. After Ctrl-C those that were printed stay, and no f
 """
 
 
-def _page(profiles: Sequence[Profile]) -> str:
-    from ..profiling.report import render_html  # what the page needs is loaded for the page alone
-
-    return render_html(profiles)
-
-
 # What writes the result of an option.
 WRITERS: dict[str, Callable[[Sequence[Profile]], str]] = {
     "--json": to_json,
     "--csv": to_csv,
-    "--report": _page,
+    "--report": render_html,
 }
 
 
@@ -79,9 +85,10 @@ def run(options: argparse.Namespace) -> None:
     check_outputs(outputs, options.files)
     cells = _cells(options, where)
     console = Output(highlight=False, stderr="-" in outputs.values())
+    rates = _rates(options) if where.type == "cpu" else None
     found = []
     for cell in cells:
-        found.append(_measure(cell, options, where, alone=len(cells) == 1))
+        found.append(_measure(cell, options, where, rates, alone=len(cells) == 1))
         if len(found) > 1:
             console.print()
         render(found[-1], console)
@@ -102,7 +109,15 @@ def _cells(options: argparse.Namespace, where: torch.device) -> list[Cell]:
     return cells
 
 
-def _measure(cell: Cell, options: argparse.Namespace, where: torch.device, alone: bool) -> Profile:
+def _rates(options: argparse.Namespace) -> Rates:
+    """The rates of this machine, to predict with."""
+    with threads_set(options.threads), progress_bar() as progress:
+        return calibrated(DTYPES[options.dtype], progress=progress)
+
+
+def _measure(
+    cell: Cell, options: argparse.Namespace, where: torch.device, rates: Rates | None, alone: bool
+) -> Profile:
     try:
         with progress_bar("" if alone else cell.title) as progress:
             return profile(
@@ -113,6 +128,7 @@ def _measure(cell: Cell, options: argparse.Namespace, where: torch.device, alone
                 threads=options.threads,
                 baselines=options.baselines,
                 rounds=options.rounds,
+                rates=rates,
                 name=cell.name,
                 progress=progress,
             )

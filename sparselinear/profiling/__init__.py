@@ -5,7 +5,7 @@ Here is what measures one layer and shows it; sweeps/ measures many, models/ who
 
 from .baselines import BASELINES, build
 from .compare import profile
-from .cost import Advice, Prediction, Rates, advise, render_advice
+from .cost import Advice, Prediction, Rates, Workload, advise, calibrated, render_advice
 from .export import to_csv, to_json
 from .ledger import Ledger, Sizes
 from .models import Call, LayerRow, ModelProfile, ModelTimes, compare_models, profile_model, smaller
@@ -13,6 +13,7 @@ from .noise import Difference
 from .portrait import Portrait
 from .report import render_html
 from .result import Profile, Row
+from .roofline import Position, Roofs
 from .summary import render_summary
 from .sweeps import (
     BreakEven,
@@ -47,17 +48,21 @@ __all__ = [
     "Placing",
     "Point",
     "Portrait",
+    "Position",
     "Prediction",
     "Profile",
     "Rates",
+    "Roofs",
     "Row",
     "Sizes",
     "Skipped",
     "Status",
     "Sweep",
     "Verdict",
+    "Workload",
     "advise",
     "build",
+    "calibrated",
     "compare_models",
     "profile",
     "profile_model",

@@ -15,11 +15,13 @@ from ..linear import SparseLinear
 from ..pattern import SparsityPattern
 from . import machine
 from .baselines import BASELINES, OURS, System, find
+from .cost import Rates, Workload, conclude
 from .ledger import Ledger, Sizes, needed_bytes
 from .memory import measure_peak, saved
 from .noise import difference
 from .portrait import Portrait
 from .result import MEASURED, REFUSED, TOO_LARGE, Profile, Row
+from .roofline import Roofs
 from .timing import Subject
 
 # Called with the steps done, the steps in all, the stage, and a detail of it.
@@ -44,6 +46,7 @@ def profile(
     rounds: int = 7,
     peak: bool = True,
     memory_bytes: int | None = None,
+    rates: Rates | None = None,
     name: str = "",
     progress: Progress | None = None,
 ) -> Profile:
@@ -64,6 +67,8 @@ def profile(
         peak: whether to measure the peak memory, in a process for each system.
         memory_bytes: what a system may need before it counts as too large; None is nine tenths of
             what is free.
+        rates: of this machine, to predict the times too; :func:`sparselinear.profiling.calibrated`
+            measures them.
         name: what is profiled, for a title.
         progress: called as ``progress(done, total, stage, detail)``.
 
@@ -80,6 +85,7 @@ def profile(
         got = f"{layer.out_features} outputs and {layer.in_features} inputs"
         raise ValueError(message("layer", "at least one output and one input", got))
     sizes = Sizes.of(layer, batch)
+    work = Workload.of(layer.pattern, batch, layer.values.dtype)
     with machine.threads_set(threads):
         found = machine.describe(layer.values.device)
         limit = _limit(memory_bytes, found.memory_available_bytes)
@@ -90,6 +96,7 @@ def profile(
         others = machine.OtherWork()
         subjects = _time(fitting, layer, sizes, rounds, limit, ticks)
         busy = others.cores()
+        roofs = Roofs.measure(layer.values.dtype, layer.values.device)
         timed = {subject.system.name: subject for subject in subjects}
         rows = [_with_times(row, timed.get(row.name)) for row in rows]
         timed.clear()
@@ -109,6 +116,8 @@ def profile(
         limit_bytes=limit,
         rows=tuple(rows),
         portrait=Portrait.of(layer.pattern),
+        roofs=roofs,
+        predicted=None if rates is None else conclude(work, rates, name),
         measured_at=datetime.now().astimezone().isoformat(timespec="seconds"),
     )
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from .cost import Advice
 from .ledger import Ledger, Sizes
 from .machine import Machine, disturbs
 from .memory import Peak
 from .noise import Difference, difference
 from .portrait import Portrait
+from .roofline import Position, Roofs, positions
 from .timing import Timing
 from .verdict import Verdict, judge
 
@@ -77,6 +79,8 @@ class Profile:
         limit_bytes: what a system was allowed to need.
         rows: ours first, then the baselines.
         portrait: what a picture of the pattern needs; None leaves the picture out.
+        roofs: what the device does at most; None leaves the roofline out.
+        predicted: what the cost model said of it; None where it was not asked.
         measured_at: when, in ISO 8601 with the offset of the clock; empty where it is not known.
     """
 
@@ -93,6 +97,8 @@ class Profile:
     rows: tuple[Row, ...]
     portrait: Portrait | None = None
     measured_at: str = ""
+    roofs: Roofs | None = None
+    predicted: Advice | None = None
 
     def row(self, name: str) -> Row | None:
         """The row of a system; None if it was not asked for."""
@@ -102,6 +108,13 @@ class Profile:
     def disturbed(self) -> bool:
         """Whether other programs wanted cores that the profile was using."""
         return disturbs(self.other_cores, self.machine.cores, self.machine.threads)
+
+    @property
+    def roofline(self) -> tuple[Position, ...]:
+        """Where our products, and those of dense, stand below the roofs."""
+        if self.roofs is None:
+            return ()
+        return tuple(place for row in self.rows for place in positions(row, self.sizes, self.roofs))
 
     @property
     def verdict(self) -> Verdict:
@@ -157,6 +170,8 @@ class Profile:
             "machine": self.machine.to_dict(),
             "measured_at": self.measured_at,
             "portrait": self.portrait and self.portrait.to_dict(),
+            "roofline": [place.to_dict() for place in self.roofline],
+            "predicted": self.predicted and self.predicted.to_dict(),
             "verdict": self.verdict.to_dict(),
             "systems": [self._row_dict(row) for row in self.rows],
         }

@@ -6,11 +6,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .figures import NONE, milliseconds, percent, quantity, ratio
+from .figures import NONE, milliseconds, percent, quantity, ratio, three_digits
 from .result import REFUSED, TOO_LARGE, Profile, Row
 from .timing import Timing
 from .verdict import DENSE
 
+_BOUNDS = ("memory", "multiplication")
 # From here on there is room for what each system is.
 _WIDE = 124
 
@@ -129,11 +130,31 @@ def notes(profile: Profile) -> list[str]:
     """What the tables cannot say: the verdict, what did not fit, what was refused and why."""
     return [
         profile.verdict.text,
+        *_predicted(profile),
+        *_roofline(profile),
         *_more_rounds(profile),
         *_too_large(profile),
         *_refused(profile),
         *_peaks(profile),
     ]
+
+
+def _predicted(profile: Profile) -> list[str]:
+    """The step that the cost model predicted, beside the measured one."""
+    if profile.predicted is None:
+        return []
+    pairs = []
+    for name, prediction in (("sparselinear", profile.predicted.sparse), (DENSE, profile.predicted.dense)):
+        row = profile.row(name)
+        step = f"{three_digits(row.step.median_s * 1e3)} ms" if row and row.step else "not measured"
+        pairs.append(f"{name} {three_digits(prediction.step_s * 1e3)} ms ({step})")
+    return [f"Predicted step, and measured: {', '.join(pairs)}."]
+
+
+def _roofline(profile: Profile) -> list[str]:
+    """What part of the limit of the machine the products reach."""
+    places = [f"{p.system} {p.product} {100 * p.share:.0f} % ({p.bound})" for p in profile.roofline]
+    return [f"Reached of what {' or '.join(_BOUNDS)} allows: {', '.join(places)}."] if places else []
 
 
 def _more_rounds(profile: Profile) -> list[str]:

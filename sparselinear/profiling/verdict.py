@@ -103,7 +103,7 @@ def judge(profile: Profile) -> Verdict:
     return Verdict(
         use=use,
         short=short,
-        text=" ".join(filter(None, [*said, _unfit(profile)])),
+        text=" ".join(filter(None, [*said, _unfit(profile), _change(profile)])),
         forward=placings["forward"],
         step=placings["step"],
         dense=dict.fromkeys(ours.times) if doubt else profile.against_dense(ours),
@@ -260,6 +260,11 @@ def _unfit(profile: Profile) -> str:
         f"{quantity(profile.limit_bytes)} can be used. For training SparseLinear keeps {keeps}, dense would "
         f"keep {would}."
     )
+
+
+def _change(profile: Profile) -> str:
+    """Where the cost model sees the other one ahead; it knows the machine at rest."""
+    return f"The cost model adds: {profile.predicted.change}" if profile.predicted else ""
 
 
 def label(name: str) -> str:

@@ -1,6 +1,6 @@
 """What a layer would cost, predicted: workload.py counts, rates.py knows the machine, advice.py concludes."""
 
-from .advice import Advice, advise, render_advice
+from .advice import Advice, advise, conclude, render_advice
 from .calibrate import calibrated
 from .predict import Prediction, predict
 from .rates import Rates
@@ -13,6 +13,7 @@ __all__ = [
     "Workload",
     "advise",
     "calibrated",
+    "conclude",
     "predict",
     "render_advice",
 ]

@@ -70,7 +70,12 @@ class Advice:
     @property
     def text(self) -> str:
         """The advice in sentences."""
-        return " ".join((_verdict(self), _where(self), _when(self)))
+        return f"{_verdict(self)} {self.change}"
+
+    @property
+    def change(self) -> str:
+        """At which density and at which batches the other one would be the faster one."""
+        return f"{_where(self)} {_when(self)}"
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON; the unit of a number is the end of its key."""

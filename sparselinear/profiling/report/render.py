@@ -12,6 +12,7 @@ from ...checks import message, type_name
 from ..figures import NONE, quantity, ratio, three_digits
 from ..result import Profile
 from .facts import setting, summary
+from .limits import predicted, roofline
 from .markup import element, html
 from .memory import memory, patterns
 from .pattern import pattern
@@ -19,7 +20,15 @@ from .tables import Cell, table, three_significant
 from .times import times
 
 # The parts of a profile on the page, one after the other; one that has nothing to show gives None.
-SECTIONS: tuple[Callable[[Profile], ET.Element | None], ...] = (summary, times, memory, pattern, setting)
+SECTIONS: tuple[Callable[[Profile], ET.Element | None], ...] = (
+    summary,
+    times,
+    memory,
+    predicted,
+    roofline,
+    pattern,
+    setting,
+)
 
 
 def render_html(profiles: Sequence[Profile]) -> str:
