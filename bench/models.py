@@ -209,7 +209,8 @@ def page(run: Run) -> list[str]:
         "## Bars",
         "",
         f"Errors are shares of the largest number of a tensor. The two speed-ups may differ by "
-        f"{AGREE - 1:.0%}, whatever the noise is: a disturbed machine is no excuse.",
+        f"{AGREE - 1:.0%}, whatever the noise is: on a disturbed machine the bar is missed, and the noise "
+        "tells why.",
         "",
         *bars(run.judged()),
     ]
