@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from . import kernels
 from .checks import FLOATING, message, type_name
-from .kernels.base import Kernel
 from .pattern import SparsityPattern
+from .products import Spmm, autocasts
 
 
 def sparse_linear(
@@ -41,7 +39,7 @@ def sparse_linear(
             :func:`sparselinear.kernels.use` cannot run.
     """
     _check_pattern(pattern)
-    if _autocasts(pattern.device):
+    if autocasts(pattern.device):
         dtype = torch.get_autocast_dtype(pattern.device.type)
         input, values = _autocast(input, dtype), _autocast(values, dtype)
         bias = None if bias is None else _autocast(bias, dtype)
@@ -53,47 +51,8 @@ def sparse_linear(
     if input.dim() != 2:
         input = input.reshape(batch, pattern.in_features)
     kernel = kernels.choose(pattern, values.dtype, batch)
-    output: Tensor = _SparseLinear.apply(input, values.contiguous(), bias, pattern, kernel)
+    output: Tensor = Spmm.apply(input, values, bias, pattern, kernel)
     return output if output.shape[:-1] == leading else output.reshape(*leading, pattern.out_features)
-
-
-class _SparseLinear(torch.autograd.Function):
-    # One forward with ctx, not setup_context: torch binds that one's arguments through inspect, 40 us a call.
-    @staticmethod
-    def forward(
-        ctx: Any,
-        input: Tensor,
-        values: Tensor,
-        bias: Tensor | None,
-        pattern: SparsityPattern,
-        kernel: Kernel,
-    ) -> Tensor:
-        needs_input, needs_values = ctx.needs_input_grad[:2]
-        ctx.pattern, ctx.kernel = pattern, kernel
-        ctx.save_for_backward(input if needs_values else None, values if needs_input else None)
-        return kernel.spmm(pattern, values, input, bias)  # (batch, out_features)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        if _autocasts(grad_output.device):  # backward was called inside of it
-            with torch.autocast(grad_output.device.type, enabled=False):
-                return _SparseLinear.backward(ctx, grad_output)
-        input, values = ctx.saved_tensors
-        needs_input, needs_values, needs_bias = ctx.needs_input_grad[:3]
-        grad_input = grad_values = None
-        if needs_input and needs_values:
-            grad_input, grad_values = ctx.kernel.backward(ctx.pattern, values, grad_output, input)
-        elif needs_input:
-            grad_input = ctx.kernel.spmm_transposed(ctx.pattern, values, grad_output)
-        elif needs_values:
-            grad_values = ctx.kernel.sddmm(ctx.pattern, grad_output, input)
-        grad_bias = grad_output.sum(0) if needs_bias else None
-        return grad_input, grad_values, grad_bias, None, None
-
-
-def _autocasts(device: torch.device) -> bool:
-    return device.type != "meta" and torch.is_autocast_enabled(device.type)
 
 
 def _autocast(tensor: Tensor, dtype: torch.dtype) -> Tensor:

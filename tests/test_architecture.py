@@ -26,6 +26,7 @@ ORDER = (
     "linear",
     "raster",
     "functional",
+    "products",
     "kernels",
     "topology",
     "interop",

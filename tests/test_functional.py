@@ -223,16 +223,6 @@ def test_what_is_not_needed_is_not_kept() -> None:
         assert [t.data_ptr() for t in saved] == [x.data_ptr()]
 
 
-def test_second_derivative_is_refused_not_wrong() -> None:
-    pattern = interop.to_pattern(CASES[0].adjacency)
-    x = torch.randn(2, pattern.in_features, requires_grad=True)
-    values = torch.randn(pattern.nnz, requires_grad=True)
-    output = functional.sparse_linear(x, values, pattern)
-    (grad,) = torch.autograd.grad(output.pow(2).sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        grad.sum().backward()
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("source", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("batch", [1, 40])

@@ -1,0 +1,238 @@
+"""The products of a sparse layer as differentiable functions, which are the derivatives of each other.
+
+    spmm               input @ W.T + bias         (batch, in_features), (nnz,) -> (batch, out_features)
+    spmm_transposed    grad_output @ W            (batch, out_features), (nnz,) -> (batch, in_features)
+    sddmm              grad_output.T @ input      (batch, out_features), (batch, in_features) -> (nnz,)
+                       at the connections
+
+Each is linear in either argument, so its derivative by one argument is one of the other two, at all orders,
+in reverse and in forward mode. Where only the first derivative is asked for, backward of spmm computes both
+gradients in one pass of the kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from .kernels.base import Kernel
+from .pattern import SparsityPattern
+
+
+class _Product(torch.autograd.Function):
+    """A product of two tensors over a pattern; the subclasses say what it is and what its derivatives are."""
+
+    @classmethod
+    def apply(cls, *args: Any, **kwargs: Any) -> Any:
+        """As that of any Function; outside of torch.func it saves 40 us of binding through inspect."""
+        if torch._C._are_functorch_transforms_active():
+            return super().apply(*args, **kwargs)
+        return super(torch.autograd.Function, cls).apply(*args, **kwargs)  # type: ignore[misc]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Keep what the derivatives that are asked for need."""
+        first, second, *_, ctx.pattern, ctx.kernel = inputs
+        needs_first, needs_second = ctx.needs_input_grad[:2]
+        ctx.save_for_backward(first if needs_second else None, second if needs_first else None)
+        if forward_ad._current_level >= 0:
+            ctx.save_for_forward(first, second)
+
+
+class Spmm(_Product):
+    """input, values, bias -> output."""
+
+    @staticmethod
+    def forward(
+        input: Tensor, values: Tensor, bias: Tensor | None, pattern: SparsityPattern, kernel: Kernel
+    ) -> Tensor:
+        """(batch, out_features)."""
+        return kernel.spmm(pattern, values.contiguous(), input, bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of input, values and bias."""
+        if autocasts(grad_output.device):  # backward was called inside of it
+            with torch.autocast(grad_output.device.type, enabled=False):
+                return Spmm.backward(ctx, grad_output)
+        input, values = ctx.saved_tensors
+        needs_input, needs_values, needs_bias = ctx.needs_input_grad[:3]
+        over = ctx.pattern, ctx.kernel
+        grad_input = grad_values = None
+        if needs_input and needs_values and not _is_transformed():
+            grad_input, grad_values = ctx.kernel.backward(ctx.pattern, values, grad_output, input)
+        else:
+            grad_input = SpmmTransposed.apply(grad_output, values, *over) if needs_input else None
+            grad_values = Sddmm.apply(grad_output, input, *over) if needs_values else None
+        return grad_input, grad_values, grad_output.sum(0) if needs_bias else None, None, None
+
+    @staticmethod
+    def jvp(
+        ctx: Any, input_t: Tensor | None, values_t: Tensor | None, bias_t: Tensor | None, *_: Any
+    ) -> Tensor:
+        """Tangent of the output."""
+        over = None, ctx.pattern, ctx.kernel
+        tangent = _tangent(ctx, input_t, values_t, lambda *pair: Spmm.apply(*pair, *over))
+        if bias_t is None:
+            assert tangent is not None
+            return tangent
+        batch = ctx.saved_for_forward[0].shape[0]
+        return bias_t.expand(batch, -1).clone() if tangent is None else tangent + bias_t
+
+    @staticmethod
+    def vmap(
+        info: Any,
+        in_dims: tuple[int | None, ...],
+        input: Tensor,
+        values: Tensor,
+        bias: Tensor | None,
+        pattern: SparsityPattern,
+        kernel: Kernel,
+    ) -> tuple[Tensor, int]:
+        """Samples of all inputs in one batch; values of several layers one after the other."""
+
+        def product(input: Tensor, values: Tensor) -> Tensor:
+            output: Tensor = Spmm.apply(input, values, None, pattern, kernel)
+            return output
+
+        output = _over_batches(info.batch_size, in_dims[:2], input, values, product)
+        if bias is not None:
+            shifted = bias if in_dims[2] is None else bias.movedim(in_dims[2], 0).unsqueeze(1)
+            output = output + shifted
+        return output, 0
+
+
+class SpmmTransposed(_Product):
+    """grad_output, values -> grad_input."""
+
+    @staticmethod
+    def forward(grad_output: Tensor, values: Tensor, pattern: SparsityPattern, kernel: Kernel) -> Tensor:
+        """(batch, in_features)."""
+        return kernel.spmm_transposed(pattern, values.contiguous(), grad_output)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of grad_output and values."""
+        grad_output, values = ctx.saved_tensors
+        over = ctx.pattern, ctx.kernel
+        return (
+            Spmm.apply(grad, values, None, *over) if ctx.needs_input_grad[0] else None,
+            Sddmm.apply(grad_output, grad, *over) if ctx.needs_input_grad[1] else None,
+            None,
+            None,
+        )
+
+    @staticmethod
+    def jvp(ctx: Any, grad_output_t: Tensor | None, values_t: Tensor | None, *_: Any) -> Tensor | None:
+        """Tangent of grad_input."""
+        over = ctx.pattern, ctx.kernel
+        return _tangent(ctx, grad_output_t, values_t, lambda *pair: SpmmTransposed.apply(*pair, *over))
+
+    @staticmethod
+    def vmap(
+        info: Any,
+        in_dims: tuple[int | None, ...],
+        grad_output: Tensor,
+        values: Tensor,
+        pattern: SparsityPattern,
+        kernel: Kernel,
+    ) -> tuple[Tensor, int]:
+        """As that of Spmm."""
+
+        def product(grad_output: Tensor, values: Tensor) -> Tensor:
+            grad_input: Tensor = SpmmTransposed.apply(grad_output, values, pattern, kernel)
+            return grad_input
+
+        return _over_batches(info.batch_size, in_dims[:2], grad_output, values, product), 0
+
+
+class Sddmm(_Product):
+    """grad_output, input -> grad_values."""
+
+    @staticmethod
+    def forward(grad_output: Tensor, input: Tensor, pattern: SparsityPattern, kernel: Kernel) -> Tensor:
+        """(nnz,) in CSR order."""
+        return kernel.sddmm(pattern, grad_output, input)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of grad_output and input."""
+        grad_output, input = ctx.saved_tensors
+        over = ctx.pattern, ctx.kernel
+        return (
+            Spmm.apply(input, grad, None, *over) if ctx.needs_input_grad[0] else None,
+            SpmmTransposed.apply(grad_output, grad, *over) if ctx.needs_input_grad[1] else None,
+            None,
+            None,
+        )
+
+    @staticmethod
+    def jvp(ctx: Any, grad_output_t: Tensor | None, input_t: Tensor | None, *_: Any) -> Tensor | None:
+        """Tangent of grad_values."""
+        over = ctx.pattern, ctx.kernel
+        return _tangent(ctx, grad_output_t, input_t, lambda *pair: Sddmm.apply(*pair, *over))
+
+    @staticmethod
+    def vmap(
+        info: Any,
+        in_dims: tuple[int | None, ...],
+        grad_output: Tensor,
+        input: Tensor,
+        pattern: SparsityPattern,
+        kernel: Kernel,
+    ) -> tuple[Tensor, int]:
+        """One after the other: each has gradients of its own for all values."""
+        pairs = zip(*_unbound(info.batch_size, in_dims[:2], grad_output, input), strict=True)
+        return torch.stack([Sddmm.apply(*pair, pattern, kernel) for pair in pairs]), 0
+
+
+def autocasts(device: torch.device) -> bool:
+    """Whether autocast is enabled for a device."""
+    return device.type != "meta" and torch.is_autocast_enabled(device.type)
+
+
+def _is_transformed() -> bool:
+    """Whether what backward computes is differentiated again, or mapped over."""
+    return torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
+
+
+def _tangent(
+    ctx: Any, first_t: Tensor | None, second_t: Tensor | None, product: Callable[..., Tensor]
+) -> Tensor | None:
+    """The product rule; None where neither argument has a tangent."""
+    first, second = ctx.saved_for_forward
+    if first_t is None:
+        return None if second_t is None else product(first, second_t)
+    tangent = product(first_t, second)
+    return tangent if second_t is None else tangent + product(first, second_t)
+
+
+def _over_batches(
+    size: int,
+    dims: tuple[int | None, ...],
+    activations: Tensor,
+    values: Tensor,
+    product: Callable[[Tensor, Tensor], Tensor],
+) -> Tensor:
+    """(size, batch, features): the product for each index along a new dimension of either argument."""
+    if dims == (None, None):  # what is mapped over is not among these
+        return product(activations, values)
+    if dims[1] is None:
+        assert dims[0] is not None
+        every = activations.movedim(dims[0], 0)
+        results = product(every.reshape(-1, every.shape[-1]), values)
+        return results.reshape(*every.shape[:2], results.shape[-1])
+    pairs = zip(*_unbound(size, dims, activations, values), strict=True)
+    return torch.stack([product(*pair) for pair in pairs])
+
+
+def _unbound(size: int, dims: tuple[int | None, ...], *tensors: Tensor) -> list[tuple[Tensor, ...]]:
+    """Each tensor ``size`` times: its slices along its dimension, or itself."""
+    return [
+        (tensor,) * size if dim is None else tensor.unbind(dim)
+        for tensor, dim in zip(tensors, dims, strict=True)
+    ]
