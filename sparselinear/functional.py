@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from . import kernels
+from . import kernels, operators
 from .checks import FLOATING, message, type_name
 from .pattern import SparsityPattern
 from .products import Spmm, autocasts
@@ -50,8 +50,11 @@ def sparse_linear(
     batch = math.prod(leading)
     if input.dim() != 2:
         input = input.reshape(batch, pattern.in_features)
-    kernel = kernels.choose(pattern, values.dtype, batch)
-    output: Tensor = Spmm.apply(input, values, bias, pattern, kernel)
+    if torch.compiler.is_compiling():
+        output = operators.linear(input, values, bias, pattern)
+    else:
+        kernel = kernels.choose(pattern, values.dtype, batch)
+        output = Spmm.apply(input, values, bias, pattern, kernel)
     return output if output.shape[:-1] == leading else output.reshape(*leading, pattern.out_features)
 
 

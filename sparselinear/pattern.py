@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections import deque
 from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
@@ -67,6 +68,18 @@ class SparsityPattern:
         self._transpose: _Transpose | None = None
         self._moved: WeakValueDictionary[torch.device, SparsityPattern] = WeakValueDictionary()
         self._source: SparsityPattern | None = None
+        if crow_indices.device.type != "meta":
+            _known[_key(crow_indices, col_indices, shape)] = self
+
+    @classmethod
+    def over(cls, crow_indices: Tensor, col_indices: Tensor, in_features: int) -> SparsityPattern:
+        """The pattern whose own indices these are; a new one, which is kept for a while, if there is none."""
+        shape = (crow_indices.numel() - 1, in_features)
+        known = _known.get(_key(crow_indices, col_indices, shape))
+        if known is None:
+            known = cls(crow_indices, col_indices, shape, index_dtype=col_indices.dtype, copy=False)
+            _lately.append(known)
+        return known
 
     @classmethod
     def _trusted(cls, crow_indices: Tensor, col_indices: Tensor, shape: tuple[int, int]) -> SparsityPattern:
@@ -243,6 +256,15 @@ class SparsityPattern:
             f"SparsityPattern(shape={self.shape}, nnz={self.nnz}, density={self.density:.3g}, "
             f"index_dtype={self.index_dtype}, device='{self.device}')"
         )
+
+
+# Patterns by where their indices lie. Those that nobody else holds are kept here while they are in use.
+_known: WeakValueDictionary[tuple[Any, ...], SparsityPattern] = WeakValueDictionary()
+_lately: deque[SparsityPattern] = deque(maxlen=64)
+
+
+def _key(crow_indices: Tensor, col_indices: Tensor, shape: tuple[int, int]) -> tuple[Any, ...]:
+    return crow_indices.data_ptr(), col_indices.data_ptr(), shape, col_indices.device
 
 
 class _Transpose(NamedTuple):

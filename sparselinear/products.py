@@ -99,7 +99,7 @@ class Spmm(_Product):
             output: Tensor = Spmm.apply(input, values, None, pattern, kernel)
             return output
 
-        output = _over_batches(info.batch_size, in_dims[:2], input, values, product)
+        output = over_batches(info.batch_size, in_dims[:2], input, values, product)
         if bias is not None:
             shifted = bias if in_dims[2] is None else bias.movedim(in_dims[2], 0).unsqueeze(1)
             output = output + shifted
@@ -147,7 +147,7 @@ class SpmmTransposed(_Product):
             grad_input: Tensor = SpmmTransposed.apply(grad_output, values, pattern, kernel)
             return grad_input
 
-        return _over_batches(info.batch_size, in_dims[:2], grad_output, values, product), 0
+        return over_batches(info.batch_size, in_dims[:2], grad_output, values, product), 0
 
 
 class Sddmm(_Product):
@@ -186,7 +186,7 @@ class Sddmm(_Product):
         kernel: Kernel,
     ) -> tuple[Tensor, int]:
         """One after the other: each has gradients of its own for all values."""
-        pairs = zip(*_unbound(info.batch_size, in_dims[:2], grad_output, input), strict=True)
+        pairs = zip(*unbound(info.batch_size, in_dims[:2], grad_output, input), strict=True)
         return torch.stack([Sddmm.apply(*pair, pattern, kernel) for pair in pairs]), 0
 
 
@@ -211,7 +211,7 @@ def _tangent(
     return tangent if second_t is None else tangent + product(first, second_t)
 
 
-def _over_batches(
+def over_batches(
     size: int,
     dims: tuple[int | None, ...],
     activations: Tensor,
@@ -226,11 +226,11 @@ def _over_batches(
         every = activations.movedim(dims[0], 0)
         results = product(every.reshape(-1, every.shape[-1]), values)
         return results.reshape(*every.shape[:2], results.shape[-1])
-    pairs = zip(*_unbound(size, dims, activations, values), strict=True)
+    pairs = zip(*unbound(size, dims, activations, values), strict=True)
     return torch.stack([product(*pair) for pair in pairs])
 
 
-def _unbound(size: int, dims: tuple[int | None, ...], *tensors: Tensor) -> list[tuple[Tensor, ...]]:
+def unbound(size: int, dims: tuple[int | None, ...], *tensors: Tensor) -> list[tuple[Tensor, ...]]:
     """Each tensor ``size`` times: its slices along its dimension, or itself."""
     return [
         (tensor,) * size if dim is None else tensor.unbind(dim)

@@ -26,6 +26,7 @@ ORDER = (
     "linear",
     "raster",
     "functional",
+    "operators",
     "products",
     "kernels",
     "topology",

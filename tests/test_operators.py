@@ -1,0 +1,179 @@
+"""torch.compile and torch.export: one graph, the numbers of eager, any batch; operators that pass opcheck."""
+
+from __future__ import annotations
+
+import copy
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+from cases import Case, each_case
+from test_functional import LAYOUTS, RUNNABLE
+from torch import Tensor, nn
+from torch.func import vmap
+
+from sparselinear import SparseLinear, SparsityPattern, functional, interop, kernels
+
+ADJACENCY = sp.random_array((13, 17), density=0.3, rng=np.random.default_rng(0))
+FLOAT32 = [name for name, dtype in RUNNABLE if dtype == torch.float32]
+
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    # torch's own: the tracer of 2.13 asks for things that later versions have renamed.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:torch"),
+    pytest.mark.filterwarnings("ignore::FutureWarning:torch"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> Iterator[None]:
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+def layer_of(seed: int = 0, **options: Any) -> SparseLinear:
+    torch.manual_seed(seed)
+    return SparseLinear.from_scipy(ADJACENCY, **options)
+
+
+def traced(module: nn.Module, **options: Any) -> Any:
+    """Compiled without a graph break; through autograd's tracer, but not through a compiler of C++."""
+    return torch.compile(module, fullgraph=True, backend="aot_eager", **options)
+
+
+def gradients(run: Any, layer: SparseLinear, x: Tensor) -> tuple[Tensor, ...]:
+    output = run(x)
+    asked = [t for t in (x, layer.values, layer.bias) if t is not None and t.requires_grad]
+    return output, *torch.autograd.grad(output.sin().sum(), asked)
+
+
+@pytest.mark.parametrize("kernel", FLOAT32)
+@pytest.mark.parametrize("layout", ["contiguous", "feature-major", "strided"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_one_graph_with_the_numbers_of_eager(kernel: str, layout: str, bias: bool) -> None:
+    layer = layer_of(bias=bias)
+    x = LAYOUTS[layout](torch.randn(6, 17)).requires_grad_()
+    with kernels.use(kernel):
+        found, expected = gradients(traced(layer), layer, x), gradients(layer, layer, x)
+    for got, wanted in zip(found, expected, strict=True):
+        torch.testing.assert_close(got, wanted)
+    if layout != "strided":
+        assert found[0].stride() == expected[0].stride()
+
+
+@pytest.mark.parametrize("needs", [(True, False), (False, True)], ids=["input alone", "values alone"])
+def test_only_what_is_asked_for(needs: tuple[bool, bool]) -> None:
+    layer = layer_of(bias=False)
+    layer.values.requires_grad_(needs[1])
+    x = torch.randn(6, 17, requires_grad=needs[0])
+    for got, wanted in zip(gradients(traced(layer), layer, x), gradients(layer, layer, x), strict=True):
+        torch.testing.assert_close(got, wanted)
+
+
+def test_any_batch_in_one_graph() -> None:
+    layer = layer_of()
+    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    run = torch.compile(layer, fullgraph=True, backend=counter, dynamic=True)
+    for batch in (2, 3, 5, 64):
+        x = torch.randn(batch, 17)
+        torch.testing.assert_close(run(x), layer(x))
+    assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize("shape", [(17,), (2, 3, 17), (0, 17)])
+def test_leading_dimensions(shape: tuple[int, ...]) -> None:
+    layer = layer_of()
+    x = torch.randn(shape)
+    torch.testing.assert_close(traced(layer)(x), layer(x))
+
+
+def test_training_through_the_default_compiler() -> None:
+    """Four steps of Adam on two layers and an activation."""
+    model = nn.Sequential(layer_of(), nn.ReLU(), SparseLinear.from_scipy(ADJACENCY.T))
+    twin = copy.deepcopy(model)
+    x = torch.randn(8, 17)
+    for module, run in ((model, torch.compile(model, fullgraph=True)), (twin, twin)):
+        optimizer = torch.optim.Adam(module.parameters(), lr=0.01)
+        for _ in range(4):
+            optimizer.zero_grad()
+            run(x).square().mean().backward()
+            optimizer.step()
+    for got, wanted in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(got, wanted)
+
+
+def test_autocast() -> None:
+    layer = layer_of()
+    x = torch.randn(6, 17)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found, expected = traced(layer)(x), layer(x)
+    assert found.dtype == torch.bfloat16
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("dims", [(0, None, None), (0, 0, 0), (None, 0, None), (None, None, 0)])
+def test_vmap_within(dims: tuple[int | None, ...]) -> None:
+    layer = layer_of()
+    many = torch.randn(3, 6, 17), torch.randn(3, layer.nnz), torch.randn(3, 13)
+    arguments = [t if dim == 0 else t[0] for t, dim in zip(many, dims, strict=True)]
+
+    def run(*given: Tensor) -> Tensor:
+        return vmap(lambda x, v, b: functional.sparse_linear(x, v, layer.pattern, b), dims)(*given)
+
+    with torch.no_grad():
+        found = torch.compile(run, fullgraph=True, backend="aot_eager")(*arguments)
+    torch.testing.assert_close(found, run(*arguments))
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_export_of_any_batch(strict: bool) -> None:
+    layer = layer_of()
+    batch = torch.export.Dim("batch")
+    options: dict[str, Any] = {"dynamic_shapes": ({0: batch},), "strict": strict}
+    program = torch.export.export(layer, (torch.randn(4, 17),), **options)
+    x = torch.randn(9, 17)
+    torch.testing.assert_close(program.module()(x), layer(x))
+
+
+def test_export_to_a_file() -> None:
+    layer = layer_of()
+    stream = io.BytesIO()
+    torch.export.save(torch.export.export(layer, (torch.randn(4, 17),)), stream)
+    stream.seek(0)
+    x = torch.randn(4, 17)
+    torch.testing.assert_close(torch.export.load(stream).module()(x), layer(x))
+
+
+@each_case
+@pytest.mark.parametrize("layout", ["contiguous", "feature-major"])
+def test_opcheck(case: Case, layout: str) -> None:
+    pattern = interop.to_pattern(case.adjacency)
+    over = pattern.crow_indices, pattern.col_indices, pattern.in_features
+    x = LAYOUTS[layout](torch.randn(3, pattern.in_features, dtype=torch.float64))
+    grad_output = LAYOUTS[layout](torch.randn(3, pattern.out_features, dtype=torch.float64))
+    values = torch.randn(pattern.nnz, dtype=torch.float64)
+    bias = torch.randn(pattern.out_features, dtype=torch.float64)
+    operators = torch.ops.sparselinear
+    trained = [t.detach().requires_grad_() for t in (x, values, bias)]
+    torch.library.opcheck(operators.linear.default, (*trained, *over))
+    torch.library.opcheck(operators.linear.default, (*trained[:2], None, *over))
+    torch.library.opcheck(operators.grad_input.default, (grad_output, values, *over))
+    torch.library.opcheck(operators.grad_values.default, (grad_output, x, *over))
+    torch.library.opcheck(operators.grad_both.default, (grad_output, x, values, *over))
+
+
+def test_a_pattern_is_found_by_its_indices() -> None:
+    pattern = interop.to_pattern(ADJACENCY)
+    over = pattern.crow_indices, pattern.col_indices, pattern.in_features
+    assert SparsityPattern.over(*over) is pattern
+    copied = SparsityPattern.over(over[0].clone(), over[1].clone(), over[2])
+    assert copied is not pattern
+    assert copied.equals(pattern)
+    assert SparsityPattern.over(copied.crow_indices, copied.col_indices, over[2]) is copied
+    with pytest.raises(ValueError, match="col_indices: expected indices from 0 to"):
+        SparsityPattern.over(over[0].clone(), over[1] + 17, over[2])
