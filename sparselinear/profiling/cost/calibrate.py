@@ -13,11 +13,11 @@ from torch import nn
 from ... import kernels
 from ...linear import SparseLinear
 from ...topology import random_pattern
-from ..machine import OtherWork, describe, disturbs
-from ..timing import sample
+from ..machine import OtherWork, describe, disturbs, threads_set
+from ..timing import sample, settle
 from . import rates
 from .rates import Rates
-from .terms import DENSE, FORWARD, SPARSE, STEP, Chip, Terms, dense_terms, sparse_terms
+from .terms import DENSE, FORWARD, SPARSE, STEP, Chip, Terms, terms_of
 from .workload import Workload
 
 # (out_features, in_features, nnz, batch). Chosen so that each term is the largest somewhere: calls,
@@ -60,49 +60,62 @@ _ROUNDS, _SAMPLE_S, _MOST_REPEATS = 5, 0.004, 100
 Progress = Callable[[int, int, str, str], None]
 
 
-def calibrated(dtype: torch.dtype, *, again: bool = False, progress: Progress | None = None) -> Rates:
-    """The rates of this machine, for the threads torch has now: those that are kept, or measured now.
+def calibrated(
+    dtype: torch.dtype,
+    *,
+    threads: int | None = None,
+    again: bool = False,
+    progress: Progress | None = None,
+) -> Rates:
+    """The rates of this machine: those that are kept, or measured now.
 
     They are kept unless other programs disturbed.
 
     Args:
         dtype: of values and activations.
+        threads: threads that torch has meanwhile; None leaves the number as it is.
         again: measure even if there are some.
         progress: called as ``progress(done, total, stage, detail)``, if something is measured.
     """
-    known = None if again else rates.load(rates.path_of(dtype))
-    if known is not None:
-        return known
-    others = OtherWork()
-    found = measure(dtype, progress)
-    if disturbs(others.cores(), os.cpu_count(), found.threads):
-        return replace(found, disturbed=True)
-    rates.save(found, rates.path_of(dtype))  # asked for anew: the kernel may have been built meanwhile
-    return found
+    with threads_set(threads), torch.device("cpu"):
+        path = rates.path_of(kernels_used(dtype), dtype)
+        known = None if again else rates.load(path)
+        if known is not None:
+            return known
+        others = OtherWork()
+        found = measure(dtype, progress)
+        if disturbs(others.cores(), os.cpu_count(), found.threads):
+            return replace(found, disturbed=True)
+        rates.save(found, path)
+        return found
+
+
+def kernels_used(dtype: torch.dtype) -> str:
+    """Names of the kernels that run the layers measured, with commas between them.
+
+    Where the native one has not been compiled yet, it is now.
+    """
+    pattern = random_pattern((1, 1), 1, 0)
+    return ", ".join(sorted({kernels.choose(pattern, dtype, batch).name for *_, batch in SPARSE_LAYERS}))
 
 
 def measure(dtype: torch.dtype, progress: Progress | None = None) -> Rates:
-    """Time the layers and fit the rates."""
-    chip = this_chip()
+    """Time the layers, and fit the rates to the times."""
+    chip, kernel = this_chip(), kernels_used(dtype)
     terms: dict[tuple[str, str], list[Terms]] = {}
     seconds: dict[tuple[str, str], list[float]] = {}
     jobs = [(SPARSE, shape) for shape in SPARSE_LAYERS] + [(DENSE, shape) for shape in DENSE_LAYERS]
-    used: set[str] = set()
     for number, (system, shape) in enumerate(jobs):
         if progress:
             progress(number, len(jobs), "measuring this machine, once", system)
         layer, work = _sparse(shape, dtype) if system == SPARSE else _dense(shape, dtype)
-        if isinstance(layer, SparseLinear):
-            used.add(kernels.choose(layer.pattern, dtype, work.batch).name)
         for kind, taken in _times(layer, work, dtype).items():
-            counted = sparse_terms(work, kind, chip) if system == SPARSE else dense_terms(work, kind)
-            terms.setdefault((system, kind), []).append(counted)
+            terms.setdefault((system, kind), []).append(terms_of(system, kind, work, chip))
             seconds.setdefault((system, kind), []).append(taken)
     fitted: dict[str, dict[str, dict[str, float]]] = {SPARSE: {}, DENSE: {}}
     for (system, kind), counts in terms.items():
         fitted[system][kind] = rates.fit(counts, seconds[system, kind])
-    name = str(dtype).removeprefix("torch.")
-    return Rates(", ".join(sorted(used)), chip, torch.get_num_threads(), name, fitted)
+    return Rates(kernel, chip, torch.get_num_threads(), str(dtype).removeprefix("torch."), fitted)
 
 
 def this_chip() -> Chip:
@@ -143,5 +156,6 @@ def _times(layer: nn.Module, work: Workload, dtype: torch.dtype) -> dict[str, fl
 
 def _time(run: Callable[[], None]) -> float:
     run()
+    settle()
     repeats = min(_MOST_REPEATS, max(1, int(_SAMPLE_S / sample(run, 1))))
     return median(sample(run, repeats) for _ in range(_ROUNDS))
