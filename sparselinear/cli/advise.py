@@ -9,11 +9,11 @@ from ..profiling.cost import Advice, advise, calibrated, render_advice
 from .arguments import DTYPES, batches, count, dtype, read_adjacency
 from .output import Output, check_outputs, progress_bar, write
 
-DESCRIPTION = (
-    "Whether a sparse or a dense layer should be the faster one, how large both are, and at which density "
-    "and batch that would change. Nothing of the layer is run: times follow from its sizes, from how unequal "
-    "its rows and columns are, and from rates of this machine, which are measured once, in some seconds."
-)
+DESCRIPTION = """\
+Whether a sparse or a dense layer should be the faster one, how large both are, and at which density and
+batch that would change. Nothing of the layer is run: times follow from its sizes, from how unequal its
+rows and columns are, and from rates of this machine, which are measured once, in some seconds.
+"""
 EXAMPLES = """\
 examples:
   sparselinear advise A.npz --batch 64

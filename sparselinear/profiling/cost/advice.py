@@ -165,6 +165,8 @@ def break_even_density(work: Workload, rates: Rates) -> float | None:
     """
     empty, full = (seconds(work.at_density(density), rates, SPARSE, STEP) for density in (0.0, 1.0))
     dense = seconds(work, rates, DENSE, STEP)
+    if dense <= empty:
+        return None
     if full <= dense:
         return 1.0
     found = (dense - empty) / (full - empty)

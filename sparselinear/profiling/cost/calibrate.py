@@ -55,6 +55,8 @@ DENSE_LAYERS = (
     (100, 6000, 64),
 )
 _ROUNDS, _SAMPLE_S, _MOST_REPEATS = 5, 0.004, 100
+# Nothing that is called through Python takes less. No prediction is 0 then, whatever else came out as 0.
+_LEAST_CALL_S = 1e-6
 
 # Called with the layers timed, the layers in all, the stage, and a detail of it.
 Progress = Callable[[int, int, str, str], None]
@@ -114,7 +116,8 @@ def measure(dtype: torch.dtype, progress: Progress | None = None) -> Rates:
             seconds.setdefault((system, kind), []).append(taken)
     fitted: dict[str, dict[str, dict[str, float]]] = {SPARSE: {}, DENSE: {}}
     for (system, kind), counts in terms.items():
-        fitted[system][kind] = rates.fit(counts, seconds[system, kind])
+        found = rates.fit(counts, seconds[system, kind])
+        fitted[system][kind] = found | {"call": max(found["call"], _LEAST_CALL_S)}
     return Rates(kernel, chip, torch.get_num_threads(), str(dtype).removeprefix("torch."), fitted)
 
 

@@ -28,8 +28,6 @@ _SCHEMA = 1
 # Reweighted least squares: rounds, and the error below which all points weigh the same. It comes near to the
 # least sum of absolute errors, in which a point that was disturbed weighs little.
 _ROUNDS, _SMALL_ERROR = 8, 0.03
-# Nothing that is called through Python takes less, whatever rates came out as zero.
-_LEAST_S = 1e-6
 
 
 @dataclass(frozen=True)
@@ -53,9 +51,9 @@ class Rates:
     disturbed: bool = False
 
     def seconds(self, system: str, kind: str, terms: Terms) -> float:
-        """The sum of the terms, each at its rate; a microsecond at least."""
+        """The sum of the terms, each at its rate."""
         rates = self.rates[system][kind]
-        return max(_LEAST_S, sum(rates[name] * count for name, count in terms.items()))
+        return sum(rates[name] * count for name, count in terms.items())
 
     def to_dict(self) -> dict[str, Any]:
         """The same, ready for JSON."""
@@ -128,16 +126,20 @@ def load(path: Path | None) -> Rates | None:
 
 
 def _complete(rates: Rates) -> bool:
-    """Whether there is a finite rate for each term, none negative; KeyError or TypeError if it is worse."""
+    """Whether there is a finite rate for each term, none negative, and a call takes time.
+
+    Raises:
+        KeyError, TypeError, ArithmeticError: it is worse than that.
+    """
     one = Skew.of(torch.ones(1))
     work = Workload(1, 1, nnz=1, batch=1, itemsize=4, index_itemsize=4, rows=one, columns=one)
-    needed = (
-        rates.rates[system][kind][term]
-        for system in (SPARSE, DENSE)
-        for kind in (FORWARD, STEP)
-        for term in terms_of(system, kind, work, rates.chip)
-    )
-    return all(math.isfinite(rate) and rate >= 0 for rate in needed)
+    for system in (SPARSE, DENSE):
+        for kind in (FORWARD, STEP):
+            found = rates.rates[system][kind]
+            needed = [found[term] for term in terms_of(system, kind, work, rates.chip)]
+            if not all(math.isfinite(rate) and rate >= 0 for rate in needed) or found["call"] == 0:
+                return False
+    return True
 
 
 def save(rates: Rates, path: Path | None) -> None:
