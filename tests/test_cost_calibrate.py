@@ -163,7 +163,7 @@ def test_this_chip() -> None:
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     if "avx512f" in flags:
         assert found.vector_bytes == 64
-    assert found.cache_bytes == dict((c.name, c.size_bytes) for c in machine.caches).get("L2", 1 << 20)
+    assert found.cache_bytes == {c.name: c.size_bytes for c in machine.caches}.get("L2", 1 << 20)
 
 
 @pytest.mark.slow

@@ -59,7 +59,7 @@ def test_one_sample() -> None:
 
 
 def test_types_of_the_sums() -> None:
-    """bfloat16 is summed in float32, so panels are the same and activations half; float64 is twice as wide."""
+    """bfloat16 is summed in float32: the same panels, half the activations. Panels of float64 hold half."""
     half, single, double = (sparse(workload(30, 20, 90, 80, size)) for size in (2, 4, 8))
     assert half["near"] == single["near"] == 90 * 2 * 48
     assert half["activations"] * 2 == single["activations"]
