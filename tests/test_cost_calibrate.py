@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -36,7 +37,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[int]:
     """A made-up machine, a few small layers, and the threads it had whenever a layer was timed."""
     asked: list[int] = []
 
-    def clock(*arguments: object) -> dict[str, float]:
+    def clock(*arguments: Any) -> dict[str, float]:
         asked.append(torch.get_num_threads())
         return times(*arguments)
 
@@ -62,16 +63,14 @@ def test_measure_finds_the_rates(monkeypatch: pytest.MonkeyPatch) -> None:
     for system, kinds in known.rates.items():
         for kind, expected in kinds.items():
             assert found.rates[system][kind] == pytest.approx(expected, rel=1e-4), (system, kind)
-    total = len(calibrate.SPARSE_LAYERS) + len(calibrate.DENSE_LAYERS)
-    assert [done for done, *_ in steps] == list(range(total))
-    assert {step[1:3] for step in steps} == {(total, "measuring this machine, once")}
-    assert [system for *_, system in steps] == [SPARSE] * len(calibrate.SPARSE_LAYERS) + [DENSE] * len(
-        calibrate.DENSE_LAYERS
-    )
+    turn = [SPARSE] * len(calibrate.SPARSE_LAYERS) + [DENSE] * len(calibrate.DENSE_LAYERS)
+    assert [system for *_, system in steps] == 2 * turn
+    assert [done for done, *_ in steps] == list(range(2 * len(turn)))
+    assert {step[1:3] for step in steps} == {(2 * len(turn), "measuring this machine, once")}
 
 
 def test_kept(made_up: list[int]) -> None:
-    layers = len(SMALL_SPARSE) + len(SMALL_DENSE)
+    layers = 2 * (len(SMALL_SPARSE) + len(SMALL_DENSE))
     first = calibrated(torch.float32)
     assert len(made_up) == layers
     assert calibrated(torch.float32) == first
@@ -105,6 +104,19 @@ def test_a_call_takes_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibrate, "_times", clock)
     found = calibrated(torch.float32).rates
     assert {found[system][kind]["call"] for system in found for kind in found[system]} == {1e-6}
+
+
+@pytest.mark.usefixtures("made_up")
+def test_a_burst_of_other_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It makes all layers of one turn slow, or some of both: the shorter time of each counts."""
+    expected, visits = calibrated(torch.float32), iter(range(100))
+
+    def clock(*arguments: Any) -> dict[str, float]:
+        slow = next(visits) in (0, 1, 2, 8, 9)  # of five layers in each of two turns
+        return {kind: taken * (10 if slow else 1) for kind, taken in times(*arguments).items()}
+
+    monkeypatch.setattr(calibrate, "_times", clock)
+    assert calibrated(torch.float32, again=True) == expected
 
 
 def test_threads(made_up: list[int]) -> None:
