@@ -17,7 +17,7 @@ CHIP = Chip(vector_bytes=64, cache_bytes=2 << 20)
 
 # Of the size that a machine of 2023 has; every one differs, and none is zero.
 SPARSE_RATES = {
-    "call": 3e-5, "activations": 2e-10, "large": 3e-10, "near": 5e-11, "far": 4e-10,
+    "call": 3e-5, "activations": 2e-10, "large": 3e-10, "split": 35e-11, "near": 5e-11, "far": 4e-10,
     "connection": 1e-9, "row": 4e-9, "permuted near": 2e-9, "permuted far": 3e-8,
 }  # fmt: skip
 DENSE_RATES = {"call": 1e-5, "multiply": 4e-11, "weight": 5e-10, "activations": 1e-10, "large weight": 2e-10}

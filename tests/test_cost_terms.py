@@ -43,6 +43,7 @@ def test_step_by_hand() -> None:
         "call": 1,
         "activations": 80 * 4 * (20 + 30) + 80 * 4 * (30 + 20 + 20),
         "large": 0,
+        "split": 0,
         "near": 2 * 90 * 2 * 48,
         "far": 0,
         "connection": 2 * 90 * 2,
@@ -108,6 +109,21 @@ def test_permuted(outputs: int, near: bool) -> None:
     """32,768 lines of 64 bytes are 2 MiB."""
     terms = sparse(workload(outputs, 10, 500, 4), STEP)
     assert (terms["permuted near"], terms["permuted far"]) == ((500, 0) if near else (0, 500))
+
+
+SPLIT = [
+    (4097, 64, 2 * 64 * 4097 * 4, "2 MiB and 512 bytes, and a row is 256 lines and 4 bytes"),
+    (4112, 64, 0, "257 whole lines"),
+    (4095, 64, 0, "both fit in the cache"),
+    (9001, 32, 2 * 32 * 9001 * 4, "fewer samples"),
+]
+
+
+@pytest.mark.parametrize(("inputs", "batch", "split", "reason"), SPLIT, ids=[case[-1] for case in SPLIT])
+def test_rows_that_are_not_whole_lines(inputs: int, batch: int, split: int, reason: str) -> None:
+    work = workload(10, inputs, 500, batch)
+    assert sparse(work, STEP)["split"] == split
+    assert "split" not in sparse(work)
 
 
 def test_large_arrays() -> None:

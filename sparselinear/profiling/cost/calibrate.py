@@ -21,14 +21,16 @@ from .terms import DENSE, FORWARD, SPARSE, STEP, Chip, Terms, terms_of
 from .workload import Workload
 
 # (out_features, in_features, nnz, batch). Chosen so that each term is the largest somewhere: calls,
-# activations and rows with hardly a connection, connections on small and large batches, panels beyond the
-# cache, permuted values near and far, wide and tall.
+# activations and rows with hardly a connection, in rows of whole lines and of others, connections on small
+# and large batches, panels beyond the cache, permuted values near and far, wide and tall.
 SPARSE_LAYERS = (
     (64, 64, 64, 1),
     (64, 64, 256, 32),
     (1024, 1024, 1024, 256),
     (2048, 2048, 2048, 32),
-    (8192, 8192, 8192, 256),
+    (8112, 8112, 8112, 256),
+    (900, 7763, 16_000, 256),
+    (2000, 5001, 50_000, 128),
     (4096, 4096, 168_000, 64),
     (1024, 1024, 105_000, 256),
     (2048, 2048, 84_000, 16),

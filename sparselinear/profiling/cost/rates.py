@@ -24,7 +24,7 @@ from .terms import DENSE, FORWARD, SPARSE, STEP, Chip, Terms, terms_of
 from .workload import Skew, Workload
 
 # Raise it when the terms, or what they are fitted to, change.
-_SCHEMA = 1
+_SCHEMA = 2
 # Reweighted least squares: rounds, and the error below which all points weigh the same. It comes near to the
 # least sum of absolute errors, in which a point that was disturbed weighs little.
 _ROUNDS, _SMALL_ERROR = 8, 0.03
