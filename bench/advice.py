@@ -201,7 +201,7 @@ def page(run: Run) -> list[str]:
     """The results as Markdown."""
     other, found = run.other_cores, run.machine
     busy = "" if other is None else f" Other programs kept {other:.2f} cores busy."
-    age = "in this run" if run.age_s == 0 else f"{run.age_s / 3600:.1f} hours before it"
+    age = "in this run" if run.age_s == 0 else f"{run.age_s / 60:.0f} minutes before it"
     threads = "1 thread" if found.threads == 1 else f"{found.threads} threads"
     disturbed = ", while other programs wanted the cores" if run.rates.disturbed else ""
     return [

@@ -12,7 +12,7 @@ from .output import Output, check_outputs, progress_bar, write
 DESCRIPTION = """\
 Whether a sparse or a dense layer should be the faster one, how large both are, and at which density and
 batch that would change. Nothing of the layer is run: times follow from its sizes, from how unequal its
-rows and columns are, and from rates of this machine, which are measured once, in some seconds.
+rows and columns are, and from rates of this machine, which are measured once, in about ten seconds.
 """
 EXAMPLES = """\
 examples:

@@ -105,7 +105,7 @@ def advise(
 ) -> Advice:
     """Predict what a sparse and a dense layer over an adjacency would take on a CPU, without running either.
 
-    The rates of the machine are measured once, in some seconds, and kept.
+    The rates of the machine are measured once, in about ten seconds, and kept.
 
     Args:
         adjacency: a SparseLinear, or (out_features, in_features) in any form that SparseLinear takes.

@@ -1,11 +1,10 @@
-"""The rates of this machine: small layers of many shapes are timed once, in some seconds."""
+"""The rates of this machine: small layers of many shapes are timed once, in about ten seconds."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
 from dataclasses import replace
-from statistics import median
 
 import torch
 from torch import nn
@@ -56,11 +55,11 @@ DENSE_LAYERS = (
     (6000, 100, 256),
     (100, 6000, 64),
 )
-_ROUNDS, _SAMPLE_S, _MOST_REPEATS = 3, 0.004, 100
+_SAMPLE_S, _MOST_REPEATS = 0.004, 100
 # Every layer has its turn this often, and the shortest time counts: other programs come in bursts that are
 # longer than a turn and only ever add to it. In the later turns the allocator keeps more of what is freed, as
 # it does in a training that has gone on for a while.
-_TURNS = 2
+_TURNS = 3
 # Nothing that is called through Python takes less. No prediction is 0 then, whatever else came out as 0.
 _LEAST_CALL_S = 1e-6
 
@@ -170,4 +169,4 @@ def _time(run: Callable[[], None]) -> float:
     run()
     settle()
     repeats = min(_MOST_REPEATS, max(1, int(_SAMPLE_S / sample(run, 1))))
-    return median(sample(run, repeats) for _ in range(_ROUNDS))
+    return sample(run, repeats)
