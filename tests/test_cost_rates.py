@@ -41,6 +41,13 @@ def test_a_disturbed_point_weighs_little() -> None:
         assert errors[len(errors) * 3 // 4] < 0.15, disturbed
 
 
+@pytest.mark.parametrize("odd_one", [3.0, 1 / 3])
+def test_the_majority_counts(odd_one: float) -> None:
+    """Plain least squares of the relative errors would give 1.05 and 0.54."""
+    found = rates.fit([{"call": 1}] * 5, [1.0, 1.0, 1.0, 1.0, odd_one])
+    assert found["call"] == pytest.approx(1, rel=0.03)
+
+
 def test_noise_stays_noise() -> None:
     """Errors of 20 % in the times become errors of that order in what is predicted, and no rate negative."""
     draw = random.Random(0)

@@ -1,4 +1,4 @@
-"""The rates of this machine: small layers of many shapes are timed once, in about ten seconds."""
+"""The rates of this machine: layers of many shapes are timed once, in about ten seconds."""
 
 from __future__ import annotations
 
@@ -54,6 +54,11 @@ DENSE_LAYERS = (
     (2048, 4096, 256),
     (6000, 100, 256),
     (100, 6000, 64),
+    (64, 12_000, 256),
+    (12_000, 64, 32),
+    (300, 300, 32),
+    (1500, 1500, 1),
+    (1500, 3000, 8),
 )
 _SAMPLE_S, _MOST_REPEATS = 0.004, 100
 # Every layer has its turn this often, and the shortest time counts: other programs come in bursts that are

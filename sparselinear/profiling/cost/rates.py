@@ -27,7 +27,7 @@ from .workload import Skew, Workload
 _SCHEMA = 2
 # Reweighted least squares: rounds, and the error below which all points weigh the same. It comes near to the
 # least sum of absolute errors, in which a point that was disturbed weighs little.
-_ROUNDS, _SMALL_ERROR = 8, 0.03
+_ROUNDS, _SMALL_ERROR = 30, 0.03
 
 
 @dataclass(frozen=True)
