@@ -25,7 +25,7 @@ DENSE_RATES = {"call": 1e-5, "multiply": 4e-11, "weight": 5e-10, "activations": 
 
 def even(count: int) -> Skew:
     """Everywhere one connection."""
-    return Skew.of(torch.ones(count, dtype=torch.int64))
+    return Skew.of(torch.ones(count, dtype=torch.int64, device="cpu"))
 
 
 def workload(out_features: int, in_features: int, nnz: int, batch: int, itemsize: int = 4) -> Workload:

@@ -134,6 +134,24 @@ def test_another_default_device() -> None:
     expected = calibrated(torch.float32)
     with torch.device("meta"):
         assert calibrated(torch.float32, again=True) == expected
+        assert calibrated(torch.float32) == expected  # read back
+
+
+def test_nothing_slows_torch_down_while_it_is_timed(
+    monkeypatch: pytest.MonkeyPatch, made_up: list[int]
+) -> None:
+    """A device that is set for a block makes every function of torch pass through Python."""
+
+    def clock(*arguments: Any) -> dict[str, float]:
+        assert torch._C._len_torch_function_stack() == 0
+        return times(*arguments)
+
+    monkeypatch.setattr(calibrate, "_times", clock)
+    calibrated(torch.float32)
+    monkeypatch.undo()
+    layer, work = calibrate._sparse(SMALL_SPARSE[0], torch.float32)
+    with torch.device("meta"):
+        assert min(calibrate._times(layer, work, torch.float32).values()) > 0  # input and gradient on the CPU
 
 
 def test_interrupted(made_up: list[int], tmp_path: Path) -> None:

@@ -76,8 +76,8 @@ def fit(terms: Sequence[Terms], seconds: Sequence[float]) -> dict[str, float]:
         Seconds a unit by name; 0 for a term that no point has.
     """
     names = list(dict.fromkeys(name for found in terms for name in found))
-    measured = torch.tensor(seconds, dtype=torch.float64)
-    counts = torch.tensor([[found.get(name, 0.0) for name in names] for found in terms], dtype=torch.float64)
+    columns = [[found.get(name, 0.0) for name in names] for found in terms]
+    measured, counts = (torch.tensor(n, dtype=torch.float64, device="cpu") for n in (seconds, columns))
     relative = counts / measured[:, None]  # (points, terms)
     scale = relative.amax(0)
     kept = scale.nonzero().flatten().tolist()
@@ -92,7 +92,7 @@ def fit(terms: Sequence[Terms], seconds: Sequence[float]) -> dict[str, float]:
 
 def _robust(shares: Tensor) -> Tensor:
     """(terms,) so that shares @ solution is near to 1 at most points."""
-    weights = torch.ones(len(shares), dtype=torch.float64)
+    weights = shares.new_ones(len(shares))
     for _ in range(_ROUNDS):
         solution: Tensor = torch.linalg.lstsq(shares * weights[:, None], weights, driver="gelsd").solution
         weights = (shares @ solution - 1).abs().clamp(min=_SMALL_ERROR).rsqrt()
@@ -131,7 +131,7 @@ def _complete(rates: Rates) -> bool:
     Raises:
         KeyError, TypeError, ArithmeticError: it is worse than that.
     """
-    one = Skew.of(torch.ones(1))
+    one = Skew.of(torch.ones(1, device="cpu"))
     work = Workload(1, 1, nnz=1, batch=1, itemsize=4, index_itemsize=4, rows=one, columns=one)
     for system in (SPARSE, DENSE):
         for kind in (FORWARD, STEP):
