@@ -5,15 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 
-from ..profiling.cost import Advice, advise, render_advice
+from ..profiling.cost import Advice, advise, calibrated, render_advice
 from .arguments import DTYPES, batches, count, dtype, read_adjacency
 from .output import Output, check_outputs, progress_bar, write
 
-DESCRIPTION = (
-    "Whether a sparse or a dense layer should be the faster one, how large both are, and at which density "
-    "and batch that would change. Nothing of the layer is run: times follow from its sizes, from how unequal "
-    "its rows and columns are, and from rates of this machine, which are measured once, in some seconds."
-)
+DESCRIPTION = """\
+Whether a sparse or a dense layer should be the faster one, how large both are, and at which density and
+batch that would change. Nothing of the layer is run: times follow from its sizes, from how unequal its
+rows and columns are, and from rates of this machine, which are measured once, in about ten seconds.
+"""
 EXAMPLES = """\
 examples:
   sparselinear advise A.npz --batch 64
@@ -53,23 +53,16 @@ def run(options: argparse.Namespace) -> None:
     check_outputs(outputs, options.files)
     read = [read_adjacency(path) for path in options.files or [None]]
     console = Output(highlight=False, stderr=options.json == "-")
+    what = DTYPES[options.dtype]
+    with progress_bar() as progress:  # once for all, also where the rates cannot be kept
+        rates = calibrated(what, threads=options.threads, again=options.measure, progress=progress)
     found: list[Advice] = []
     for name, pattern in read:
         for batch in options.batch:
-            with progress_bar() as progress:
-                advice = advise(
-                    pattern,
-                    batch=batch,
-                    dtype=DTYPES[options.dtype],
-                    threads=options.threads,
-                    name=name,
-                    again=options.measure,
-                    progress=progress,
-                )
             if found:
                 console.print()
-            render_advice(advice, console)
-            found.append(advice)
+            found.append(advise(pattern, batch=batch, rates=rates, name=name))
+            render_advice(found[-1], console)
     if options.json is not None:
         content = [advice.to_dict() for advice in found]
         write({options.json: json.dumps(content, indent=2, allow_nan=False) + "\n"})

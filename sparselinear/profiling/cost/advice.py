@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby
@@ -16,8 +15,7 @@ from ... import checks, interop
 from ...checks import message
 from ...linear import SparseLinear
 from ...pattern import SparsityPattern
-from ..figures import percent, quantity, share, three_digits
-from ..machine import threads_set
+from ..figures import quantity, share, three_digits
 from .calibrate import Progress, calibrated
 from .predict import Prediction, predict, seconds
 from .rates import Rates
@@ -39,7 +37,7 @@ class Advice:
         name: what it is about.
         work: sizes, batch and itemsize.
         dtype: name of the dtype.
-        threads: threads the prediction is for.
+        threads: threads that torch has.
         kernel: kernels that the rates were measured with.
         sparse: of SparseLinear.
         dense: of nn.Linear, whether it fits in memory or not.
@@ -112,14 +110,14 @@ def advise(
 ) -> Advice:
     """Predict what a sparse and a dense layer over an adjacency would take on a CPU, without running either.
 
-    The rates of the machine are measured once, in some seconds, and kept.
+    The rates of the machine are measured once, in about ten seconds, and kept.
 
     Args:
         adjacency: a SparseLinear, or (out_features, in_features) in any form that SparseLinear takes.
         batch: rows of the input.
-        dtype: of values and input; None is the layer's, or torch's default.
-        threads: threads that torch would have; None is as many as it has.
-        rates: of another machine; None are those of this one.
+        dtype: of values and input; None is the layer's, or torch's default, or that of the rates.
+        threads: threads that torch would have; None is as many as it has, or those of the rates.
+        rates: those to predict with, of another machine perhaps; None are those of this one.
         again: measure the rates of this machine even if they are known.
         name: what it is about, for a title.
         progress: called as ``progress(done, total, stage, detail)`` while rates are measured.
@@ -131,15 +129,18 @@ def advise(
     batch = checks.whole("batch", batch)
     threads = None if threads is None else checks.whole("threads", threads)
     layer = adjacency if isinstance(adjacency, SparseLinear) else None
-    pattern = layer.pattern if layer is not None else interop.to_pattern(adjacency)
-    _check(pattern)
-    if dtype is None:
-        dtype = layer.values.dtype if layer is not None else torch.get_default_dtype()
-    dtype = checks.floating_dtype("dtype", dtype)
-    with threads_set(threads):
-        known = rates or calibrated(dtype, again=again, progress=progress)
+    with torch.device("cpu"):
+        pattern = layer.pattern if layer is not None else interop.to_pattern(adjacency)
+    _check_pattern(pattern)
+    if dtype is None and layer is not None:
+        dtype = layer.values.dtype
+    if rates is None:
+        dtype = checks.floating_dtype("dtype", dtype)
+        rates = calibrated(dtype, threads=threads, again=again, progress=progress)
+    else:
+        dtype = _check_rates(rates, dtype, threads)
     work = Workload.of(pattern, batch, dtype)
-    return conclude(work, known, name or f"{work.out_features} x {work.in_features}")
+    return conclude(work, rates, name or f"{work.out_features} x {work.in_features}")
 
 
 def conclude(work: Workload, rates: Rates, name: str) -> Advice:
@@ -165,21 +166,16 @@ def conclude(work: Workload, rates: Rates, name: str) -> Advice:
 def break_even_density(work: Workload, rates: Rates) -> float | None:
     """The density below which a step of sparse is the faster one: 1 if it always is, None if never.
 
-    The time of sparse grows with the connections, that of dense does not depend on them, so they meet once.
+    The time of sparse is a straight line over the connections, and that of dense does not depend on them.
     """
-    cells = work.out_features * work.in_features
-    if _lead(work.at_density(1 / cells), rates) <= 0:
+    empty, full = (seconds(work.at_density(density), rates, SPARSE, STEP) for density in (0.0, 1.0))
+    dense = seconds(work, rates, DENSE, STEP)
+    if dense <= empty:
         return None
-    if _lead(work.at_density(1.0), rates) >= 0:
+    if full <= dense:
         return 1.0
-    low, high = math.log(1 / cells), 0.0
-    while high - low > 1e-3:  # a tenth of a per cent of the density
-        middle = (low + high) / 2
-        if _lead(work.at_density(math.exp(middle)), rates) > 0:
-            low = middle
-        else:
-            high = middle
-    return math.exp(low)
+    found = (dense - empty) / (full - empty)
+    return found if found * work.out_features * work.in_features >= 1 else None
 
 
 def _lead(work: Workload, rates: Rates) -> float:
@@ -187,13 +183,23 @@ def _lead(work: Workload, rates: Rates) -> float:
     return seconds(work, rates, DENSE, STEP) - seconds(work, rates, SPARSE, STEP)
 
 
-def _check(pattern: SparsityPattern) -> None:
+def _check_pattern(pattern: SparsityPattern) -> None:
     if pattern.device.type != "cpu":
         advice = "Predictions exist for CPUs; sparselinear.profiling.profile measures."
         raise RuntimeError(message("adjacency", "one on the CPU", f"one on {pattern.device}", advice))
     if 0 in pattern.shape:
         got = f"{pattern.out_features} outputs and {pattern.in_features} inputs"
         raise ValueError(message("adjacency", "at least one output and one input", got))
+
+
+def _check_rates(rates: Rates, dtype: torch.dtype | None, threads: int | None) -> torch.dtype:
+    """The dtype that the rates are for, which is also the one asked for, if one is."""
+    known: torch.dtype = getattr(torch, rates.dtype)
+    if dtype not in (None, known):
+        raise ValueError(message("dtype", f"torch.{rates.dtype}, which the rates are for", str(dtype)))
+    if threads not in (None, rates.threads):
+        raise ValueError(message("threads", f"{rates.threads}, which the rates are for", str(threads)))
+    return known
 
 
 def _verdict(advice: Advice) -> str:
@@ -222,13 +228,18 @@ def _step(prediction: Prediction) -> str:
 
 
 def _where(advice: Advice) -> str:
-    at, now = advice.break_even_density, percent(advice.work.density)
+    at = advice.break_even_density
     if at is None:
         return f"At batch {advice.work.batch} nn.Linear should be the faster one at every density."
     if at == 1.0:
         return f"At batch {advice.work.batch} SparseLinear should be the faster one at every density."
-    at_batch = f"At batch {advice.work.batch} the two should be even at a density of {percent(at)}"
-    return f"{at_batch}; here it is {now}."
+    at_batch = f"At batch {advice.work.batch} the two should be even at a density of {_percent(at)}"
+    return f"{at_batch}; here it is {_percent(advice.work.density)}."
+
+
+def _percent(density: float) -> str:
+    """To three digits, however small: ``"0.0123 %"``."""
+    return f"{100 * density:.3g} %"
 
 
 def _when(advice: Advice) -> str:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from ..baselines import BASELINES, OURS
 from ..ledger import Sizes, needed_bytes
 from .rates import Rates
-from .terms import DENSE, FORWARD, SPARSE, STEP, dense_terms, sparse_terms
+from .terms import DENSE, FORWARD, SPARSE, STEP, terms_of
 from .workload import Workload
 
 
@@ -51,5 +51,4 @@ def predict(work: Workload, rates: Rates) -> dict[str, Prediction]:
 
 def seconds(work: Workload, rates: Rates, system: str, kind: str) -> float:
     """Predicted seconds of forward or of a step."""
-    terms = sparse_terms(work, kind, rates.chip) if system == SPARSE else dense_terms(work, kind)
-    return rates.seconds(system, kind, terms)
+    return rates.seconds(system, kind, terms_of(system, kind, work, rates.chip))

@@ -10,7 +10,7 @@ from torch import Tensor
 from ...pattern import SparsityPattern
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Skew:
     """How connections are spread over the rows of a pattern, or over its columns.
 

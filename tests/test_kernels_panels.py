@@ -1,0 +1,66 @@
+"""Width of the panels: the table of docs/roofline.md, and the rule of csrc/native.cpp by hand."""
+
+from __future__ import annotations
+
+import re
+from math import ceil
+from pathlib import Path
+
+import pytest
+
+from sparselinear import kernels
+from sparselinear.kernels.panels import FAR_BACKWARD, FAR_FORWARD, panel_width
+
+CSRC = Path(kernels.__file__).parent / "csrc"
+CASES = [  # batch, features, itemsize, far_vectors, vector_bytes, KiB of cache, samples, reason
+    (256, 100, 4, FAR_FORWARD, 64, 2048, 64, "the widest: four vectors of 16"),
+    (256, 4096, 4, FAR_FORWARD, 64, 2048, 64, "half of the cache, to the byte"),
+    (256, 4097, 4, FAR_FORWARD, 64, 2048, 32, "one feature more"),
+    (256, 8192, 4, FAR_FORWARD, 64, 2048, 32, "half of the cache again"),
+    (256, 8193, 4, FAR_FORWARD, 64, 2048, 16, "one vector"),
+    (256, 32_768, 4, FAR_FORWARD, 64, 2048, 16, "one vector, and all of the cache"),
+    (256, 32_769, 4, FAR_FORWARD, 64, 2048, 32, "beyond it, forward: two vectors"),
+    (256, 32_769, 4, FAR_BACKWARD, 64, 2048, 64, "beyond it, backward: four"),
+    (80, 100, 4, FAR_FORWARD, 64, 2048, 48, "two panels, evenly filled, not 64 and 16"),
+    (65, 100, 4, FAR_FORWARD, 64, 2048, 48, "33 samples are three vectors"),
+    (17, 100, 4, FAR_FORWARD, 64, 2048, 32, "a sample above a vector"),
+    (16, 100, 4, FAR_FORWARD, 64, 2048, 16, "a vector"),
+    (15, 100, 4, FAR_FORWARD, 64, 2048, 16, "below a vector: the next power of two"),
+    (5, 10**6, 4, FAR_FORWARD, 64, 2048, 8, "however many features"),
+    (3, 100, 4, FAR_FORWARD, 64, 2048, 4, "four at least"),
+    (1, 100, 4, FAR_FORWARD, 64, 2048, 1, "but for one sample"),
+    (256, 4096, 8, FAR_FORWARD, 64, 2048, 32, "float64: twice the bytes"),
+    (256, 100, 8, FAR_FORWARD, 64, 2048, 32, "float64: four vectors of 8"),
+    (7, 100, 8, FAR_FORWARD, 64, 2048, 8, "float64, below a vector"),
+    (256, 100, 4, FAR_FORWARD, 32, 1024, 32, "AVX2: four vectors of 8"),
+    (256, 4097, 4, FAR_FORWARD, 32, 1024, 16, "AVX2 and half the cache"),
+    (256, 100, 8, FAR_FORWARD, 16, 1024, 8, "NEON, float64: four vectors of 2"),
+    (3, 100, 8, FAR_FORWARD, 16, 1024, 4, "NEON, float64: two vectors of 2 for three samples"),
+    (2, 100, 8, FAR_FORWARD, 16, 1024, 2, "NEON, float64: one vector of 2"),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=[str(case[-1]) for case in CASES])
+def test_width(case: tuple[int, int, int, int, int, int, int, str]) -> None:
+    batch, features, itemsize, far, vector, cache, samples, _ = case
+    sizes = {"vector_bytes": vector, "cache_bytes": cache << 10}
+    assert panel_width(batch, features, itemsize, far, **sizes) == samples
+
+
+@pytest.mark.parametrize("batch", [2, 7, 16, 31, 80, 100, 1000])
+@pytest.mark.parametrize("features", [10, 5000, 20_000, 50_000])
+def test_panels_are_whole_vectors_and_hold_the_batch(batch: int, features: int) -> None:
+    """No panel stands empty, and the same number of panels would not do with a vector less."""
+    width = panel_width(batch, features, 4, FAR_FORWARD, vector_bytes=64, cache_bytes=2 << 20)
+    panels = ceil(batch / width)
+    assert batch <= panels * width < batch + (16 if batch > 16 else 17) * panels
+    assert width % 16 == 0 or width in (4, 8)
+
+
+def test_the_rule_is_that_of_the_sources() -> None:
+    """Constants of csrc that panels.py repeats."""
+    text = (CSRC / "native.cpp").read_text(encoding="utf-8")
+    found = re.search(r"kFarForward = (\d+), kFarBackward = (\d+);", text)
+    assert found is not None
+    assert tuple(map(int, found.groups())) == (FAR_FORWARD, FAR_BACKWARD)
+    assert "vectors = 4;\n" in text
