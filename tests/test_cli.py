@@ -16,11 +16,12 @@ import pytest
 import scipy.io
 import scipy.sparse as sp
 import torch
+from costs import known_rates
 
 import sparselinear
 from sparselinear import cli, interop
 from sparselinear.cli.arguments import SHIPPED
-from sparselinear.profiling import BASELINES, compare, timing
+from sparselinear.profiling import BASELINES, Rates, compare, timing
 from sparselinear.profiling.memory import Peak
 
 ADJACENCY = sp.random_array((12, 9), density=0.3, format="csr", rng=np.random.default_rng(0))
@@ -96,6 +97,21 @@ def test_every_option_arrives(path: str, capsys: Capture, monkeypatch: pytest.Mo
     assert (told["out_features"], told["in_features"]) == ADJACENCY.shape
     assert threads[0] == 3
     assert "Time, ms" in err  # the tables make way for the JSON
+
+
+def test_rates_of_this_machine_add_predictions(
+    path: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def calibrated(dtype: torch.dtype, **options: Any) -> Rates:
+        asked.update(options, dtype=dtype)
+        return known_rates(dtype="float64")
+
+    monkeypatch.setattr(cli.profile, "calibrated", calibrated)
+    assert quick(path, "--baselines", "dense", "--dtype", "float64", "--threads", "1") == 0
+    assert (asked["dtype"], asked["threads"]) == (torch.float64, 1)
+    assert "Predicted step, and measured: sparselinear" in " ".join(capsys.readouterr().out.split())
 
 
 def test_json_file_is_replaced_as_a_whole(path: str, tmp_path: Path, capsys: Capture) -> None:

@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
+from costs import known_rates
 
 from sparselinear import SparseLinear, interop
 from sparselinear.profiling import BASELINES, Profile, compare, machine, memory, peak, profile, timing
 from sparselinear.profiling.baselines import OURS, System
+from sparselinear.profiling.cost import Workload, predict
 from sparselinear.profiling.memory import Peak
 
 ADJACENCY = sp.random_array((40, 30), density=0.1, format="csr", rng=np.random.default_rng(0))
@@ -335,3 +337,16 @@ def test_wrong_arguments(options: dict[str, Any], kind: type[Exception], text: s
 
     with pytest.raises(kind, match=text):
         quick(**{"layer": ADJACENCY, "progress": never, **options})
+
+
+def test_rates_add_predictions() -> None:
+    pattern = interop.to_pattern(sp.random_array((30, 20), density=0.2, rng=np.random.default_rng(0)))
+    rates = known_rates()
+    found = profile(pattern, batch=4, rounds=1, baselines="none", peak=False, rates=rates, name="a")
+    assert found.predicted is not None
+    expected = predict(Workload.of(pattern, 4, torch.float32), rates)
+    assert found.predicted.sparse == expected["sparselinear"]
+    assert found.to_dict()["predicted"]["predicted"]["dense"] == expected["dense"].to_dict()
+    assert {place.product for place in found.roofline} <= {"forward", "backward"}
+    assert found.roofs is not None
+    assert profile(pattern, batch=4, rounds=1, baselines="none", peak=False).predicted is None

@@ -10,10 +10,12 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from costs import known_rates, workload
 from test_profiling_table import example, row_of
 
 from sparselinear import interop
-from sparselinear.profiling import BASELINES, Portrait, Profile, Row, render_html
+from sparselinear.profiling import BASELINES, Portrait, Profile, Roofs, Row, render_html
+from sparselinear.profiling.cost import conclude
 from sparselinear.profiling.machine import Cache
 from sparselinear.profiling.memory import Peak
 from sparselinear.profiling.report.memory import TERMS, terms
@@ -228,3 +230,25 @@ def test_its_size_is_bounded() -> None:
 def test_wrong_arguments(profiles: list[Profile], error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
         render_html(profiles)
+
+
+def test_prediction_and_roofline_are_those_of_the_profile() -> None:
+    predicted = conclude(workload(2233, 11876, 46939, 256), known_rates(), "example.npz")
+    profile = replace(full(), predicted=predicted, roofs=Roofs(operations_s=1e11, bytes_s=1e10))
+    page = Page(render_html([profile]))
+    assert predicted.change in page.text
+    beside = next(table for table in page.tables if "step_predicted_ms" in table[0])
+    for line, prediction in zip(beside, (predicted.sparse, predicted.dense), strict=True):
+        row = profile.row(line["system"])
+        assert row is not None
+        assert float(line["step_predicted_ms"]) == pytest.approx(prediction.step_s * 1e3)
+        measured = row.step.median_s if row.step else None
+        assert line["step_median_ms"] == ("" if measured is None else repr(measured * 1e3))
+        assert int(line["total_bytes"]) == prediction.total_bytes
+    places = next(table for table in page.tables if "intensity" in table[0])
+    assert len(places) == len(profile.roofline) >= 2
+    for line, place in zip(places, profile.roofline, strict=True):
+        assert line["product"] == f"{place.system} {place.product}"
+        assert int(line["operations"]) == place.operations
+        assert float(line["share"]) == pytest.approx(place.share)
+        assert line["bound"] == place.bound

@@ -7,10 +7,12 @@ import re
 from dataclasses import replace
 
 import pytest
+from costs import known_rates, workload
 from rich.console import Console
 
-from sparselinear.profiling import BASELINES, Profile, Row, Sizes, figures, render, table
+from sparselinear.profiling import BASELINES, Profile, Roofs, Row, Sizes, figures, render, table
 from sparselinear.profiling.baselines import OURS
+from sparselinear.profiling.cost import conclude
 from sparselinear.profiling.machine import Machine
 from sparselinear.profiling.memory import Peak
 from sparselinear.profiling.timing import Timing
@@ -199,3 +201,16 @@ def test_fits_the_terminal(width: int, milliseconds: float) -> None:
     assert max(len(line) for line in text.splitlines()) <= width
     assert "…" not in text
     assert (BASELINES["masked"].text in text) == (width >= 124)
+
+
+def test_prediction_and_roofline_beside_what_was_measured() -> None:
+    predicted = conclude(workload(2233, 11876, 46939, 256), known_rates(), "example.npz")
+    found = example(predicted=predicted, roofs=Roofs(operations_s=1e11, bytes_s=1e10))
+    text = " ".join(shown(found).split())
+    assert predicted.change in text
+    sparse, dense = (figures.three_digits(p.step_s * 1e3) for p in (predicted.sparse, predicted.dense))
+    said = f"Predicted step, and measured: sparselinear {sparse} ms (2.00 ms), dense {dense} ms (50.0 ms)."
+    assert said in text
+    for place in found.roofline:
+        assert f"{place.system} {place.product} {100 * place.share:.0f} % ({place.bound})" in text
+    assert "Predicted step" not in shown(example())

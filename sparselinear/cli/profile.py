@@ -22,7 +22,6 @@ from ..profiling import (
     to_json,
 )
 from ..profiling.compare import check_fits
-from ..profiling.machine import threads_set
 from .arguments import DTYPES, UsageError, baselines, batches, count, device, dtype, read_adjacency
 from .output import Output, check_outputs, progress_bar, write
 
@@ -111,8 +110,8 @@ def _cells(options: argparse.Namespace, where: torch.device) -> list[Cell]:
 
 def _rates(options: argparse.Namespace) -> Rates:
     """The rates of this machine, to predict with."""
-    with threads_set(options.threads), progress_bar() as progress:
-        return calibrated(DTYPES[options.dtype], progress=progress)
+    with progress_bar() as progress:
+        return calibrated(DTYPES[options.dtype], threads=options.threads, progress=progress)
 
 
 def _measure(
