@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensor
 
 from . import kernels, operators
 from .checks import FLOATING, message, type_name
@@ -50,7 +51,8 @@ def sparse_linear(
     batch = math.prod(leading)
     if input.dim() != 2:
         input = input.reshape(batch, pattern.in_features)
-    if torch.compiler.is_compiling():
+    # Fake tensors have shapes and no numbers: nothing for a kernel, and all that an operator asks for.
+    if torch.compiler.is_compiling() or FakeTensor in (type(input), type(values)):
         output = operators.linear(input, values, bias, pattern)
     else:
         kernel = kernels.choose(pattern, values.dtype, batch)

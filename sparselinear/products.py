@@ -64,7 +64,9 @@ class Spmm(_Product):
         over = ctx.pattern, ctx.kernel
         grad_input = grad_values = None
         if needs_input and needs_values and not _is_transformed():
-            grad_input, grad_values = ctx.kernel.backward(ctx.pattern, values, grad_output, input)
+            grad_input, grad_values = ctx.kernel.backward(
+                ctx.pattern, values.contiguous(), grad_output, input
+            )
         else:
             grad_input = SpmmTransposed.apply(grad_output, values, *over) if needs_input else None
             grad_values = Sddmm.apply(grad_output, input, *over) if needs_values else None

@@ -143,7 +143,7 @@ def _check_against_oracle(
 @each_kernel
 @pytest.mark.parametrize("batch", [1, 5, 40])
 def test_values_and_bias_in_any_layout(kernel: str, dtype: torch.dtype, batch: int) -> None:
-    """Values and a bias that are views are those of a contiguous copy, to the last bit."""
+    """Values and a bias that are views give what a contiguous copy gives, to the last bit: gradients too."""
     pattern = interop.to_pattern(CASES[1].adjacency)
     x = torch.randn(batch, pattern.in_features).to(dtype)
     values, bias = torch.randn(pattern.nnz).to(dtype), torch.randn(pattern.out_features).to(dtype)
@@ -151,13 +151,17 @@ def test_values_and_bias_in_any_layout(kernel: str, dtype: torch.dtype, batch: i
     def views(whole: Tensor) -> list[Tensor]:
         return [whole.repeat_interleave(2)[::2], whole[:1].expand_as(whole)]
 
+    def step(*tensors: Tensor) -> tuple[Tensor, ...]:
+        x, values, bias = (t.detach().requires_grad_() for t in tensors)
+        output = functional.sparse_linear(x, values, pattern, bias)
+        return output, *torch.autograd.grad(output.square().sum(), (x, values, bias))
+
     arguments = [(view, bias) for view in views(values)] + [(values, view) for view in views(bias)]
     for some in arguments:
-        copies = (part.clone(memory_format=torch.contiguous_format) for part in some)
+        copies = [part.clone(memory_format=torch.contiguous_format) for part in some]
         with kernels.use(kernel):
-            output = functional.sparse_linear(x, some[0], pattern, some[1])
-            expected = functional.sparse_linear(x, next(copies), pattern, next(copies))
-        assert torch.equal(output, expected)
+            found, expected = step(x, *some), step(x, *copies)
+        assert all(map(torch.equal, found, expected))
 
 
 @each_kernel
