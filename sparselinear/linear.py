@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from . import checks, functional, interop, raster
+from . import checks, functional, graphs, interop, parametrizations, raster
 from .checks import message
 from .pattern import SparsityPattern
 
@@ -142,7 +142,11 @@ class SparseLinear(nn.Module):
         ``torch.nn.Linear.weight``: an entry (i, j) connects input i to output j.
 
         Args:
-            adjacency: (sources, targets), of any type the constructor takes but a pattern.
+            adjacency: (sources, targets), of any type the constructor takes but a pattern. Or a graph: of
+                networkx, its nodes in the order of ``graph.nodes`` and its numbers the attribute
+                ``weight`` of its edges; or an object with ``edge_index`` (2, edges), ``num_nodes`` and
+                perhaps ``edge_weight`` (edges,), as ``torch_geometric.data.Data``. An edge of a graph
+                without a number counts as 1.
             inputs: nodes (rows) that are the layer's inputs, in this order: 1-D integers or a bool
                 mask; None takes all.
             outputs: nodes (columns) that are its outputs, likewise.
@@ -155,6 +159,7 @@ class SparseLinear(nn.Module):
             TypeError, ValueError, RuntimeError: as the constructor does, and for nodes that are out of
                 range or repeated.
         """
+        adjacency = graphs.adjacency_of(adjacency)
         chosen = interop.submatrix(adjacency, inputs, outputs, keep_values=keep_values)
         return cls.from_scipy(chosen.T, keep_values=keep_values, bias=bias, device=device, dtype=dtype)
 
@@ -239,7 +244,10 @@ class SparseLinear(nn.Module):
             return
         bound = _initial_bound(self.pattern, self.values.dtype)
         with torch.no_grad():
-            self.pattern.scale_rows(self.values.uniform_(-1, 1), bound)
+            values = self.values
+            self.pattern.scale_rows(values.uniform_(-1, 1), bound)
+            if values is not self._parameters.get("values"):  # it is parametrized: what was drawn is a copy
+                self.values = values
             if self.bias is not None:
                 self.bias.uniform_(-1, 1).mul_(bound)
 
@@ -317,9 +325,15 @@ class SparseLinear(nn.Module):
         ):
             self.register_buffer(name, tensor)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "parametrizations" and type(value) is nn.ModuleDict:
+            value = parametrizations.ByName(dict(value.items()))
+        super().__setattr__(name, value)
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)
-        self._hold(self._pattern.to(self.col_indices.device))
+        if self.col_indices is not self._pattern.col_indices:  # share_memory_() works in place, like no move
+            self._hold(self._pattern.to(self.col_indices.device))
         return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:

@@ -75,8 +75,10 @@ class SparsityPattern:
     def over(cls, crow_indices: Tensor, col_indices: Tensor, in_features: int) -> SparsityPattern:
         """The pattern whose own indices these are; a new one, which is kept for a while, if there is none."""
         shape = (crow_indices.numel() - 1, in_features)
-        known = _known.get(_key(crow_indices, col_indices, shape))
-        if known is None:
+        key = _key(crow_indices, col_indices, shape)
+        known = _known.get(key)
+        # share_memory_() moves indices to other addresses, and the old ones may have come to other indices.
+        if known is None or _key(known._crow_indices, known._col_indices, shape) != key:
             known = cls(crow_indices, col_indices, shape, index_dtype=col_indices.dtype, copy=False)
             _lately.append(known)
         return known

@@ -30,6 +30,8 @@ ORDER = (
     "products",
     "kernels",
     "topology",
+    "parametrizations",
+    "graphs",
     "interop",
     "pattern",
     "checks",
