@@ -2,7 +2,7 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
-from . import convert, functional, interop, kernels, profiling
+from . import convert, functional, interop, kernels, parallel, profiling
 from .linear import SparseLinear
 from .pattern import SparsityPattern
 
@@ -11,4 +11,13 @@ try:
 except PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0+unknown"
 
-__all__ = ["SparseLinear", "SparsityPattern", "convert", "functional", "interop", "kernels", "profiling"]
+__all__ = [
+    "SparseLinear",
+    "SparsityPattern",
+    "convert",
+    "functional",
+    "interop",
+    "kernels",
+    "parallel",
+    "profiling",
+]
