@@ -124,9 +124,8 @@ def stored(model: nn.Sequential, rank: int) -> dict[str, Any]:
     by_shards.load_state_dict(get_model_state_dict(model))
     from_meta = sharded(network(device="meta")).to_empty(device="cpu")
     options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
-    set_model_state_dict(
-        from_meta, dict(full) if rank == 0 else {}, options=options
-    )  # torch changes the dict
+    given = dict(full) if rank == 0 else {}  # a copy, for its entries become DTensors
+    set_model_state_dict(from_meta, given, options=options)
     x = batches()[0]
     return {"state": listed(full), "outputs": [each(x).tolist() for each in (model, by_shards, from_meta)]}
 
