@@ -2,7 +2,11 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
+<<<<<<< HEAD
 from . import convert, functional, interop, kernels, parametrizations, profiling
+=======
+from . import convert, functional, interop, kernels, parallel, profiling
+>>>>>>> parallel5
 from .linear import SparseLinear
 from .pattern import SparsityPattern
 
@@ -18,6 +22,10 @@ __all__ = [
     "functional",
     "interop",
     "kernels",
+<<<<<<< HEAD
     "parametrizations",
+=======
+    "parallel",
+>>>>>>> parallel5
     "profiling",
 ]
