@@ -2,11 +2,7 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
-<<<<<<< HEAD
-from . import convert, functional, interop, kernels, parametrizations, profiling
-=======
-from . import convert, functional, interop, kernels, parallel, profiling
->>>>>>> parallel5
+from . import convert, functional, interop, kernels, parallel, parametrizations, profiling, topology
 from .linear import SparseLinear
 from .pattern import SparsityPattern
 
@@ -22,10 +18,8 @@ __all__ = [
     "functional",
     "interop",
     "kernels",
-<<<<<<< HEAD
-    "parametrizations",
-=======
     "parallel",
->>>>>>> parallel5
+    "parametrizations",
     "profiling",
+    "topology",
 ]
