@@ -57,7 +57,7 @@ def test_peak_is_what_the_ledger_says(name: str, size: int, per_row: int) -> Non
 @LINUX
 @pytest.mark.slow
 @pytest.mark.skipif(bool(kernels.available()["native"]), reason="the transients are of the native kernel")
-@pytest.mark.parametrize("batch", [4, 128])
+@pytest.mark.parametrize("batch", [4, 64, 128])
 def test_peak_of_a_large_layer_is_what_the_ledger_says(batch: int) -> None:
     """224 MB of layer with Adam; and for batch 128 another 205 MB of activations."""
     layer = layer_of(200_000, 40)

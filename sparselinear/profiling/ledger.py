@@ -5,8 +5,8 @@ built. The terms that are kept are exact, and tests hold them against the tensor
 torch's allocator. The two transients are what a step holds for a moment beyond them: an estimate, read
 off the resident memory of processes like those of :mod:`sparselinear.profiling.peak` on a CPU. For our
 layer they are those of the native kernel: 100 to 350 MB of layer with 2 to 8 million connections, batches
-of 4 to 128 and one thread peaked within 5 % of what is predicted in float32 and float64, and 7 % above it
-in bfloat16; the torch kernel stayed up to a seventh below. For the others they are good to a tenth.
+of 4 to 128 and one thread peaked within 5 % of what is predicted in float32 and float64, and up to 9 % above
+it in bfloat16; the torch kernel stayed up to a seventh below. For the others they are good to a tenth.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ def sparse(sizes: Sizes) -> Ledger:
         transpose_bytes=(sizes.in_features + 1 + 2 * sizes.nnz) * index,  # ccol, row, permutation
         gradients_bytes=parameters,
         adam_bytes=adam_state(parameters, 1 + sizes.bias),
-        step_transient_bytes=_tiles(sizes) + 2 * _reordered(sizes),
+        step_transient_bytes=sum(_scratch(sizes)),
         adam_transient_bytes=2 * sizes.values_bytes + _kept_scratch(sizes),
     )
 
@@ -174,15 +174,21 @@ def _reordered(sizes: Sizes) -> int:
     return _wide(sizes) * sizes.nnz
 
 
-def _tiles(sizes: Sizes) -> int:
-    """Packed tiles of the activations, 16 wide: the least width the kernels of a CPU take."""
-    return min(sizes.batch, 16) * (sizes.out_features + sizes.in_features) * _wide(sizes)
+# A row of a panel in backward: FAR_BACKWARD of kernels/panels.py, in vectors of AVX-512. Panels of a layer so
+# small that it has others take next to nothing.
+_PANEL_ROW_BYTES = 4 * 64
+
+
+def _scratch(sizes: Sizes) -> tuple[int, ...]:
+    """Blocks of scratch of the backward, in the order it gives them back; forward finds its own there."""
+    panel = min(sizes.batch * _wide(sizes), _PANEL_ROW_BYTES) * sizes.out_features
+    return panel, _reordered(sizes), _reordered(sizes)
 
 
 def _kept_scratch(sizes: Sizes) -> int:
     """What the native kernel keeps of its scratch between calls: block by block, as far as they fit."""
     kept = 0
-    for block in (_tiles(sizes), _reordered(sizes), _reordered(sizes)):
+    for block in _scratch(sizes):
         kept += block if kept + block <= _KEPT_SCRATCH else 0
     return kept
 
