@@ -103,8 +103,9 @@ def profile(
         subjects.clear()  # gives the modules' memory back before it is asked of another process
         if peak:
             rows = _with_peaks(rows, layer, batch, ticks)
+    name = name or f"{sizes.out_features} x {sizes.in_features}"
     return Profile(
-        name=name or f"{sizes.out_features} x {sizes.in_features}",
+        name=name,
         sizes=sizes,
         density=layer.density,
         dtype=str(layer.values.dtype).removeprefix("torch."),
