@@ -15,7 +15,7 @@ from torch import Tensor
 from . import kernels
 from .kernels.base import Kernel
 from .pattern import SparsityPattern
-from .products import over_batches, unbound
+from .products import one_by_one, over_batches, with_bias
 
 _OVER = "Tensor crow_indices, Tensor col_indices, int in_features"
 _library = torch.library.Library("sparselinear", "FRAGMENT")
@@ -125,10 +125,7 @@ def _map_linear(
         output: Tensor = torch.ops.sparselinear.linear(input, values, None, *over)
         return output
 
-    output = over_batches(info.batch_size, in_dims[:2], input, values, product)
-    if bias is not None:
-        output = output + (bias if in_dims[2] is None else bias.movedim(in_dims[2], 0).unsqueeze(1))
-    return output, 0
+    return with_bias(over_batches(info.batch_size, in_dims[:2], input, values, product), bias, in_dims[2]), 0
 
 
 def _map_grad_input(
@@ -144,8 +141,11 @@ def _map_grad_input(
 def _map_grad_values(
     info: Any, in_dims: tuple[int | None, ...], grad_output: Tensor, input: Tensor, *over: Any
 ) -> tuple[Tensor, int]:
-    pairs = zip(*unbound(info.batch_size, in_dims[:2], grad_output, input), strict=True)
-    return torch.stack([torch.ops.sparselinear.grad_values(*pair, *over) for pair in pairs]), 0
+    def product(grad_output: Tensor, input: Tensor) -> Tensor:
+        grad_values: Tensor = torch.ops.sparselinear.grad_values(grad_output, input, *over)
+        return grad_values
+
+    return one_by_one(info.batch_size, in_dims[:2], grad_output, input, product), 0
 
 
 def _map_grad_both(

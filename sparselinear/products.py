@@ -101,11 +101,9 @@ class Spmm(_Product):
             output: Tensor = Spmm.apply(input, values, None, pattern, kernel)
             return output
 
-        output = over_batches(info.batch_size, in_dims[:2], input, values, product)
-        if bias is not None:
-            shifted = bias if in_dims[2] is None else bias.movedim(in_dims[2], 0).unsqueeze(1)
-            output = output + shifted
-        return output, 0
+        return with_bias(
+            over_batches(info.batch_size, in_dims[:2], input, values, product), bias, in_dims[2]
+        ), 0
 
 
 class SpmmTransposed(_Product):
@@ -188,8 +186,12 @@ class Sddmm(_Product):
         kernel: Kernel,
     ) -> tuple[Tensor, int]:
         """One after the other: each has gradients of its own for all values."""
-        pairs = zip(*unbound(info.batch_size, in_dims[:2], grad_output, input), strict=True)
-        return torch.stack([Sddmm.apply(*pair, pattern, kernel) for pair in pairs]), 0
+
+        def product(grad_output: Tensor, input: Tensor) -> Tensor:
+            grad_values: Tensor = Sddmm.apply(grad_output, input, pattern, kernel)
+            return grad_values
+
+        return one_by_one(info.batch_size, in_dims[:2], grad_output, input, product), 0
 
 
 def autocasts(device: torch.device) -> bool:
@@ -228,13 +230,26 @@ def over_batches(
         every = activations.movedim(dims[0], 0)
         results = product(every.reshape(-1, every.shape[-1]), values)
         return results.reshape(*every.shape[:2], results.shape[-1])
-    pairs = zip(*unbound(size, dims, activations, values), strict=True)
-    return torch.stack([product(*pair) for pair in pairs])
+    return one_by_one(size, dims, activations, values, product)
 
 
-def unbound(size: int, dims: tuple[int | None, ...], *tensors: Tensor) -> list[tuple[Tensor, ...]]:
-    """Each tensor ``size`` times: its slices along its dimension, or itself."""
-    return [
+def one_by_one(
+    size: int,
+    dims: tuple[int | None, ...],
+    first: Tensor,
+    second: Tensor,
+    product: Callable[[Tensor, Tensor], Tensor],
+) -> Tensor:
+    """(size, ...): the product of each slice of two tensors along their dimensions, or of the whole tensor."""
+    slices = [
         (tensor,) * size if dim is None else tensor.unbind(dim)
-        for tensor, dim in zip(tensors, dims, strict=True)
+        for tensor, dim in zip((first, second), dims, strict=True)
     ]
+    return torch.stack([product(*pair) for pair in zip(*slices, strict=True)])
+
+
+def with_bias(output: Tensor, bias: Tensor | None, dim: int | None) -> Tensor:
+    """The output of :func:`over_batches` with one bias for all, or one for each along its dimension."""
+    if bias is None:
+        return output
+    return output + (bias if dim is None else bias.movedim(dim, 0).unsqueeze(1))

@@ -16,6 +16,7 @@ import pytest
 import scipy.io
 import scipy.sparse as sp
 import torch
+from command_line import Capture, error_of
 from costs import known_rates
 
 import sparselinear
@@ -25,7 +26,6 @@ from sparselinear.profiling import BASELINES, Rates, compare, timing
 from sparselinear.profiling.memory import Peak
 
 ADJACENCY = sp.random_array((12, 9), density=0.3, format="csr", rng=np.random.default_rng(0))
-Capture = pytest.CaptureFixture[str]
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -47,15 +47,6 @@ def path(tmp_path: Path) -> str:
 
 def quick(*arguments: str) -> int:
     return cli.main(["profile", "--batch", "3", "--rounds", "1", *arguments])
-
-
-def error_of(capsys: Capture) -> str:
-    """The one line on the standard error; nothing may stand on the standard output."""
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.startswith("sparselinear: error: ")
-    assert err.count("\n") == 1
-    return err
 
 
 def test_profile_of_a_file(path: str, capsys: Capture) -> None:

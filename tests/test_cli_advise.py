@@ -15,6 +15,7 @@ import pytest
 import scipy.io
 import scipy.sparse as sp
 import torch
+from command_line import Capture, error_of
 from costs import known_rates
 
 from sparselinear import cli
@@ -25,7 +26,6 @@ from sparselinear.profiling.cost.advice import advise
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 ADJACENCY = sp.random_array((12, 9), density=0.3, format="csr", rng=np.random.default_rng(0))
-Capture = pytest.CaptureFixture[str]
 STAGE = "measuring this machine, once"
 
 
@@ -49,15 +49,6 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, Any
 
 def run(*arguments: str) -> int:
     return cli.main(["advise", *arguments])
-
-
-def error_of(capsys: Capture) -> str:
-    """The one line on the standard error; nothing may stand on the standard output."""
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.startswith("sparselinear: error: ")
-    assert err.count("\n") == 1
-    return err
 
 
 def test_a_file(capsys: Capture, asked: list[dict[str, Any]]) -> None:

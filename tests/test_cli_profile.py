@@ -16,13 +16,12 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from command_line import Capture, error_of
 
 from sparselinear import cli
 from sparselinear.cli import output
 from sparselinear.profiling import compare, machine, memory, timing
 from sparselinear.profiling.memory import Peak
-
-Capture = pytest.CaptureFixture[str]
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -47,15 +46,6 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def quick(*arguments: str) -> int:
     return cli.main(["profile", "--rounds", "1", "--baselines", "dense", *arguments])
-
-
-def error_of(capsys: Capture) -> str:
-    """The one line on the standard error; nothing may stand on the standard output."""
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.startswith("sparselinear: error: ")
-    assert err.count("\n") == 1
-    return err
 
 
 def forbid(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import argparse
 import json
 
 from ..profiling.cost import Advice, advise, calibrated, render_advice
-from .arguments import DTYPES, batches, count, dtype, read_adjacency
+from .arguments import DTYPES, add_layers, read_adjacency
 from .output import Output, check_outputs, progress_bar, write
 
 DESCRIPTION = """\
@@ -31,17 +31,8 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    add_layers(command)
     add = command.add_argument
-    add(
-        "files",
-        metavar="FILE",
-        nargs="*",
-        help="adjacency, rows are outputs: .npz (scipy.sparse), .mtx or .smtx; "
-        "without one, proteins to Reactome pathways",
-    )
-    add("--batch", type=batches, default=[256], metavar="N[,N...]", help="rows of the input (default: 256)")
-    add("--dtype", type=dtype, default="float32", help=f"{', '.join(DTYPES)} (default: float32)")
-    add("--threads", type=count, metavar="N", help="threads torch may use (default: torch's choice)")
     add("--measure", action="store_true", help="measure the rates of this machine anew")
     add("--json", metavar="FILE", help="write everything there too, as a list; - is the standard output")
     command.set_defaults(run=run)

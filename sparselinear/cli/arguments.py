@@ -19,6 +19,27 @@ class UsageError(Exception):
     """What the user passed cannot be used; the text says why."""
 
 
+def add_layers(command: argparse.ArgumentParser) -> None:
+    """The options of a command that looks at layers: files, batches, dtype, threads."""
+    add = command.add_argument
+    add(
+        "files",
+        metavar="FILE",
+        nargs="*",
+        help="adjacency, rows are outputs: .npz (scipy.sparse), .mtx or .smtx; "
+        "without one, proteins to Reactome pathways",
+    )
+    add(
+        "--batch",
+        type=batches,
+        default=[256],
+        metavar="N[,N...]",
+        help="rows of the input; of several one after the other (default: 256)",
+    )
+    add("--dtype", type=dtype, default="float32", help=f"{', '.join(DTYPES)} (default: float32)")
+    add("--threads", type=count, metavar="N", help="threads torch may use (default: torch's choice)")
+
+
 def count(text: str) -> int:
     """A whole number from 1 up."""
     try:

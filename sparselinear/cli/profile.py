@@ -22,7 +22,7 @@ from ..profiling import (
     to_json,
 )
 from ..profiling.compare import check_fits
-from .arguments import DTYPES, UsageError, baselines, batches, count, device, dtype, read_adjacency
+from .arguments import DTYPES, UsageError, add_layers, baselines, count, device, read_adjacency
 from .output import Output, check_outputs, progress_bar, write
 
 EXAMPLES = """\
@@ -138,24 +138,9 @@ def _measure(
 
 
 def _add_options(command: argparse.ArgumentParser) -> None:
+    add_layers(command)
     add = command.add_argument
-    add(
-        "files",
-        metavar="FILE",
-        nargs="*",
-        help="adjacency, rows are outputs: .npz (scipy.sparse), .mtx or .smtx; "
-        "without one, proteins to Reactome pathways",
-    )
-    add(
-        "--batch",
-        type=batches,
-        default=[256],
-        metavar="N[,N...]",
-        help="rows of the input; several are measured one after the other (default: 256)",
-    )
-    add("--dtype", type=dtype, default="float32", help=f"{', '.join(DTYPES)} (default: float32)")
     add("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
-    add("--threads", type=count, metavar="N", help="threads torch may use (default: torch's choice)")
     add(
         "--baselines",
         type=baselines,
