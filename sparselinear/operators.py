@@ -125,7 +125,8 @@ def _map_linear(
         output: Tensor = torch.ops.sparselinear.linear(input, values, None, *over)
         return output
 
-    return with_bias(over_batches(info.batch_size, in_dims[:2], input, values, product), bias, in_dims[2]), 0
+    output = over_batches(info.batch_size, in_dims[:2], input, values, product)
+    return with_bias(output, bias, in_dims[2]), 0
 
 
 def _map_grad_input(

@@ -101,9 +101,8 @@ class Spmm(_Product):
             output: Tensor = Spmm.apply(input, values, None, pattern, kernel)
             return output
 
-        return with_bias(
-            over_batches(info.batch_size, in_dims[:2], input, values, product), bias, in_dims[2]
-        ), 0
+        output = over_batches(info.batch_size, in_dims[:2], input, values, product)
+        return with_bias(output, bias, in_dims[2]), 0
 
 
 class SpmmTransposed(_Product):
@@ -240,7 +239,7 @@ def one_by_one(
     second: Tensor,
     product: Callable[[Tensor, Tensor], Tensor],
 ) -> Tensor:
-    """(size, ...): the product of each slice of two tensors along their dimensions, or of the whole tensor."""
+    """(size, ...): the product for each slice of two tensors; of one without a dimension, the whole."""
     slices = [
         (tensor,) * size if dim is None else tensor.unbind(dim)
         for tensor, dim in zip((first, second), dims, strict=True)
