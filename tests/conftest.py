@@ -1,9 +1,19 @@
 """Settings that every test shares, and fixtures that several files use."""
 
+import importlib
+import os
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 import pytest
 import torch
+
+# Triton decides when it is imported whether programs can be interpreted, and torch may import it. With no
+# card that has to be so; test_triton.py sets the variable again while its own tests run.
+if find_spec("triton") and not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
+    importlib.import_module("triton")
+    del os.environ["TRITON_INTERPRET"]
 
 
 @pytest.fixture(autouse=True)
