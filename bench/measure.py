@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparselinear.profiling.timing import Timing, enough_repeats, sample, settle
+from sparselinear.profiling.clock import CPU, settle
+from sparselinear.profiling.timing import Timing
 
 from .adapter import Peer, array
 from .cells import CSR_BATCH_MAJOR, FEATURE_MAJOR, RANDOM_ALIKE, Cell, canonical
@@ -170,7 +171,7 @@ class _Admission:
 
 def _timed(run: Callable[[], Any]) -> tuple[float, Any]:
     kept = []
-    return sample(lambda: kept.append(run()), 1), kept[0]
+    return CPU.sample(lambda: kept.append(run()), 1), kept[0]
 
 
 @dataclass
@@ -191,12 +192,12 @@ class _Side:
             run, samples = getattr(self.peer, kind), self.samples.setdefault(kind, [])
             if kind not in self.repeats:
                 run()
-                self.repeats[kind] = enough_repeats(run)
+                self.repeats[kind] = CPU.enough_repeats(run)
             if turn >= _SLOW_TURNS and min(self.samples["step"]) > _SLOW_S:
                 continue
             if not samples or samples[-1] < _LONG_S:
                 run()  # what the other sides left in the caches is not this one's time
-            samples.append(sample(run, self.repeats[kind]))
+            samples.append(CPU.sample(run, self.repeats[kind]))
 
     def timings(self) -> dict[str, Timing]:
         """The result by kind."""

@@ -15,7 +15,7 @@ import torch
 from costs import known_rates
 
 from sparselinear import SparseLinear, interop
-from sparselinear.profiling import BASELINES, Profile, compare, machine, memory, peak, profile, timing
+from sparselinear.profiling import BASELINES, Profile, clock, compare, machine, memory, peak, profile, timing
 from sparselinear.profiling.baselines import OURS, System
 from sparselinear.profiling.cost import Workload, predict
 from sparselinear.profiling.memory import Peak
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     """One run a sample, and no processes; both have tests of their own."""
-    monkeypatch.setattr(timing, "_SAMPLE_S", 0.0)
+    monkeypatch.setattr(clock, "SAMPLE_S", 0.0)
     monkeypatch.setattr(compare, "measure_peak", lambda system, *_: Peak(1000 if system is OURS else 4000))
     monkeypatch.setattr(machine.OtherWork, "cores", lambda self: 0.0)  # whatever else runs here
 

@@ -99,6 +99,17 @@ def test_mark_that_cannot_be_set_back(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not meter.exact
 
 
+def test_on_cuda_the_allocator_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    allocated = {"now": 100, "peak": 900}
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: allocated["now"])
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: allocated["peak"])
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: allocated.update(peak=300))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    meter = peak.Meter(torch.device("cuda"))
+    meter.restart()  # the 900 were those of building
+    assert (meter.peak(), meter.exact) == (200, True)
+
+
 def test_highest_is_in_bytes() -> None:
     mark = peak.resident_bytes("VmHWM")
     assert peak._highest() > 50e6

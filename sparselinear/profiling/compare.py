@@ -100,7 +100,8 @@ def profile(
         timed = {subject.system.name: subject for subject in subjects}
         rows = [_with_times(row, timed.get(row.name)) for row in rows]
         timed.clear()
-        subjects.clear()  # gives the modules' memory back before it is asked of another process
+        subjects.clear()
+        machine.give_back(layer.values.device)  # the modules' memory, before another process asks for it
         if peak:
             rows = _with_peaks(rows, layer, batch, ticks)
     name = name or f"{sizes.out_features} x {sizes.in_features}"
@@ -130,6 +131,9 @@ def check_fits(pattern: SparsityPattern, batch: int, dtype: torch.dtype, device:
         MemoryError: it needs more than the device has free.
     """
     sizes = Sizes.of_pattern(pattern, batch, dtype)
+    if device.type == "cuda":
+        # The kernel is chosen when the pattern is there; this one takes the most.
+        sizes = replace(sizes, cuda_kernel="torch")
     _require(OURS.bytes(sizes), sizes, _limit(None, machine.available_bytes(device)))
 
 
