@@ -324,6 +324,7 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"device": "cuda:99"}, RuntimeError, "device: expected a device of this machine, got 'cuda:99'"),
     ({"baselines": "dense,csx"}, ValueError, "got 'csx'. Did you mean 'csr'"),
     ({"baselines": ["dens"]}, ValueError, "got 'dens'. Did you mean 'dense'"),
+    ({"device": "meta", "rates": known_rates()}, ValueError, "rates: expected None off the CPU, got rates"),
     ({"layer": "dense"}, TypeError, "adjacency: expected"),
     ({"layer": sp.csr_array((0, 4))}, ValueError, "at least one output and one input, got 0 outputs and 4"),
     ({"layer": np.full((2, 2), math.nan)}, ValueError, "NaN"),
@@ -350,3 +351,19 @@ def test_rates_add_predictions() -> None:
     assert {place.product for place in found.roofline} <= {"forward", "backward"}
     assert found.roofs is not None
     assert profile(pattern, batch=4, rounds=1, baselines="none", peak=False).predicted is None
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_on_cuda() -> None:
+    adjacency = sp.random_array((4000, 3000), density=0.01, format="csr", rng=np.random.default_rng(0))
+    found = profile(adjacency, device="cuda", batch=32, rounds=2, baselines="dense", peak=False)
+    assert found.device == "cuda:0"
+    assert found.machine.gpu is not None
+    assert found.machine.gpu.memory_bytes >= found.limit_bytes > 0
+    for row in found.rows:
+        assert row.forward is not None
+        assert row.step is not None
+        assert 0 < row.forward.median_s < row.step.median_s
+    assert found.roofs is not None
+    assert found.roofs.bytes_s > 1e10

@@ -23,12 +23,13 @@ from .machine import available_bytes
 if TYPE_CHECKING:
     from .result import Row
 
-# What is copied, and the side of the matrices that are multiplied, by the kind of device. A copy reads one
-# half and writes the other of twice these bytes, more than the caches hold: 64 MiB on a CPU, and on a GPU,
-# whose second-level cache may have that size, 2 GiB. The products have 2.1 G and 1100 G operations: a GPU
-# that does 10**15 a second is at it for a thousandth of one.
+# What is copied, the side of the matrices that are multiplied, and runs in a sample, by the kind of device. A
+# copy reads one half and writes the other of twice these bytes, more than the caches hold: 64 MiB on a CPU,
+# and on a GPU, whose second-level cache may have that size, 2 GiB. The products have 2.1 G and 137 G
+# operations: a GPU that does 10**15 a second is at ten of them for more than a thousandth of one.
 _COPIED_BYTES = {"cpu": 32 << 20, "cuda": 1 << 30}
-_SIDE = {"cpu": 1024, "cuda": 8192}
+_SIDE = {"cpu": 1024, "cuda": 4096}
+_REPEATS = {"cpu": 1, "cuda": 10}
 # Where memory is short, a copy takes no more than this part of what is free.
 _OF_FREE = 1 / 8
 _ROUNDS = 5
@@ -164,5 +165,5 @@ def _activations(sizes: Sizes) -> tuple[int, int]:
 
 
 def _fastest(run: Callable[[], object], device: torch.device) -> float:
-    clock = clock_of(device)
-    return min(clock.sample(run, 1) for _ in range(_ROUNDS))
+    clock, repeats = clock_of(device), _REPEATS.get(device.type, 1)
+    return min(clock.sample(run, repeats) for _ in range(_ROUNDS))
