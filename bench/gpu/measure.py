@@ -81,6 +81,7 @@ class DeviceClock(CudaClock):
     def __init__(self, device: torch.device) -> None:
         super().__init__(device)
         self._buffer = self._new_buffer()
+        self._flush()  # loads its kernel
         self._flush_s = super().sample(self._flush, 20)
 
     def sample(self, run: Callable[[], object], repeats: int) -> float:
