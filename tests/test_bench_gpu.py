@@ -50,6 +50,7 @@ def test_a_whole_run_and_its_numbers(tmp_path: Path, capsys: pytest.CaptureFixtu
         for row in (row for row in found[table] if SKIPPED not in row):
             compared += check_ratios(row)
     assert compared > 50
+    check_means(found)
     for row in found["bandwidth"]:
         median = row["timings"]["ours"]["loop"]["forward"]["median_s"]
         assert row["shares"]["ours"] == pytest.approx(row["moved_bytes"] / row["copy_bytes_s"] / median)
@@ -79,6 +80,16 @@ def check_ratios(row: dict[str, Any]) -> int:
                 assert row["ratios"][side][name][kind] == pytest.approx(expected)
                 checked += 1
     return checked
+
+
+def check_means(found: dict[str, Any]) -> None:
+    """Of the first line of the summary: our choice, float32."""
+    means, *_ = found["steps summary"]
+    assert (means["ours"], means["dtype"], means["clock"], means["cells"]) == ("ours", "float32", "loop", 2)
+    steps = [row for row in found["steps"] if row.get("dtype") == "float32"]
+    ratios = [row["ratios"]["csr"]["loop"]["step"] for row in steps]
+    assert means["step, mean"] == pytest.approx(math.sqrt(math.prod(ratios)))
+    assert means["step, least"] == pytest.approx(min(ratios))
 
 
 def test_a_spent_budget_is_told(tmp_path: Path) -> None:
@@ -125,7 +136,7 @@ def test_wrong_options(wrong: list[str]) -> None:
 
 
 def test_missed_bars_end_with_status_1(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    row = {"cell": "a, float32", "kernel": "k", "timings": {}}
+    row = {"cell": "a, float32", "dtype": "float32", "kernel": "k", "timings": {}}
     ratios = [{"csr": {"loop": {"step": value}}} for value in (9.0, 0.5)]
     rows = [{**row, "ratios": found} for found in ratios]
     mean, each, *_ = Steps().judge(rows)

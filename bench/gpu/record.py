@@ -17,7 +17,7 @@ from .. import report
 from ..bars import Verdict
 from .measure import Setting
 from .sides import CSR, CSR_FLOAT32, OURS
-from .table import SKIPPED, Row, Table, ratio
+from .table import SKIPPED, Row, Table, number, ratio
 
 
 @dataclass
@@ -79,7 +79,12 @@ class Record:
         fields = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in head.items()]
         for name, rows in self.rows.items():
             fields.append(f"{json.dumps(name)}: [\n" + ",\n".join(map(json.dumps, rows)) + "\n]")
+        fields += [f'"{table.name} summary": {json.dumps(found)}' for table, found in self._summaries()]
         return "{\n" + ",\n".join(fields) + "\n}\n"
+
+    def _summaries(self) -> list[tuple[Table, list[Row]]]:
+        found = [(table, table.summary(self.rows.get(table.name, []))) for table in self.tables]
+        return [(table, summary) for table, summary in found if summary]
 
     def _page(self) -> list[str]:
         run = f"`{self.command}`: {self.setting.rounds} rounds in turns, medians."
@@ -90,7 +95,8 @@ class Record:
             lines += ["![Ratios](gpu.svg)", ""]
         for table in self.tables:
             rows = _rows(table, self.rows.get(table.name, []))
-            lines += [f"## {table.title}", "", table.text, "", *rows, ""]
+            summary = _summary(table.summary(self.rows.get(table.name, [])))
+            lines += [f"## {table.title}", "", table.text, "", *summary, *rows, ""]
         return lines[:-1]
 
 
@@ -131,6 +137,16 @@ def _rows(table: Table, rows: list[Row]) -> list[str]:
             refused.setdefault(f"{side}: {said}", []).append(row["cell"])
     said = [f"- {text} ({_some(cells)})" for text, cells in refused.items()]
     return [*lines, *(["", "Not run:", "", *skipped, *said] if skipped or said else [])]
+
+
+def _summary(rows: list[Row]) -> list[str]:
+    if not rows:
+        return []
+    lines = [f"| {' | '.join(rows[0])} |", "|---" * len(rows[0]) + "|"]
+    for row in rows:
+        columns = (number(found) if isinstance(found, float) else str(found) for found in row.values())
+        lines.append(f"| {' | '.join(columns)} |")
+    return [*lines, ""]
 
 
 def line_of(table: Table, row: Row) -> str:

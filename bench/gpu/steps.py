@@ -9,10 +9,10 @@ import torch
 
 from sparselinear import kernels
 
-from ..bars import Verdict
+from ..bars import Verdict, geometric_mean
 from . import sides
 from .cases import CONNECTOME, Case, activations, layer_on, pattern_of, square, step_cases
-from .measure import DEVICE, KINDS, Setting, compare
+from .measure import DEVICE, KINDS, LOOP, Setting, compare
 from .sides import CSR, CSR_FLOAT32, OURS
 from .table import AbsentError, Row, Table, mean_and_least, median_s, milliseconds, name_of, number, ratio
 
@@ -66,7 +66,7 @@ class Steps(Table):
         "rival is torch.sparse.mm with a CSR leaf of int32 indices, under torch's autograd. Where that does "
         "not train in bfloat16, its float32 stands in its place and is marked with an asterisk. A ratio is "
         "the time of the rival over ours: `loop` of calls one after the other, `device` of the device alone, "
-        "its second-level cache cold."
+        "its second-level cache cold. First the geometric means over the cells, and the least of them."
     )
     columns = (
         "kernel",
@@ -102,6 +102,18 @@ class Steps(Table):
             ", ".join(others),
         ]
 
+    def summary(self, rows: list[Row]) -> list[Row]:
+        """CSR autograd's time over ours, by kernel and clock."""
+        measured = [row for row in rows if row.get("timings")]
+        names = dict.fromkeys(name for row in measured for name in (OURS, *_kernels_of(row)))
+        found = [
+            _means([row for row in measured if row["dtype"] == dtype], dtype, name, clock)
+            for dtype in map(name_of, DTYPES)
+            for name in names
+            for clock in (LOOP, DEVICE)
+        ]
+        return [means for means in found if means]
+
     def judge(self, rows: list[Row]) -> list[Verdict]:
         verdicts = []
         for dtype in map(name_of, DTYPES):
@@ -111,6 +123,18 @@ class Steps(Table):
             text = f"step over CSR autograd, {dtype}"
             verdicts += mean_and_least(text, known, len(group), self.MEAN, self.LEAST)
         return verdicts
+
+
+def _means(rows: list[Row], dtype: str, side: str, clock: str) -> Row | None:
+    """Geometric mean and least of the rival's time over that of a kernel; None where nothing was measured."""
+    found: Row = {"ours": side, "dtype": dtype, "clock": clock, "cells": 0}
+    for kind in KINDS:
+        pairs = [[ratio(row, name, kind, clock) for name in (rival(row), side)] for row in rows]
+        known = [theirs / own for theirs, own in pairs if theirs is not None and own is not None]
+        if not known:
+            return None
+        found |= {"cells": len(known), f"{kind}, mean": geometric_mean(known), f"{kind}, least": min(known)}
+    return found
 
 
 def _kernels_of(row: Row) -> list[str]:

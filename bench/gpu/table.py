@@ -43,6 +43,10 @@ class Table(ABC):
         """The bars over the measured rows; none by default."""
         return []
 
+    def summary(self, rows: list[Row]) -> list[Row]:
+        """Figures over several rows, each a row with the same keys; none by default."""
+        return []
+
     def rows(self, setting: Setting) -> Iterator[Row]:
         """Row after row, until the budget is spent; a cell that fails is a row too."""
         for cell in self.cells(setting):
