@@ -165,6 +165,16 @@ def test_a_side_that_is_wrong_or_fails_is_not_timed() -> None:
     assert set(timed.timings) == {"ours"}
     assert timed.refusals["wrong"].startswith("wrong: Y differs from ours by 0.01")
     assert timed.refusals["absent"] == "ImportError: not installed"
+    with pytest.raises(RuntimeError, match="ours: ImportError: not installed"):
+        compare({"ours": fails}, Setting(CPU, rounds=1))
+
+
+def test_a_cell_that_fails_ends_with_status_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sides.Ours, "output", lambda self: self.x[:, :0].sum(0) @ self.weight)
+    assert command.main([*QUICK, "--tables", "peers"]) == 1
+    assert "96 squared, 0.05, batch 8, float32: failed, RuntimeError: ours" in capsys.readouterr().err
 
 
 def test_sides_agree_with_the_dense_gradient() -> None:

@@ -6,7 +6,8 @@
 Tables come in the order of what matters most, and what the budget does not reach is named as such. After
 every cell the results so far are written: bench/results/gpu-NAME.json, gpu.md and gpu.svg, or where --out
 says. A run of some tables alone, or a quick one, is written only where --out says. Ends with status 1 if a
-bar is missed, 2 if there is no such device. ``--device cpu --quick`` tries the run itself, on small shapes.
+bar is missed or a cell failed, 2 if there is no such device. ``--device cpu --quick`` tries the run itself,
+on small shapes.
 """
 
 from __future__ import annotations
@@ -61,7 +62,10 @@ def main(arguments: list[str] | None = None) -> int:
     missed = [verdict for verdict in judged if verdict.met is False]
     for verdict in missed:
         print("\n  ".join(["missed:", verdict.text, *verdict.misses]), file=sys.stderr)
-    return 1 if missed else 0
+    failures = record.failures()
+    for failure in failures:
+        print(failure, file=sys.stderr)
+    return 1 if missed or failures else 0
 
 
 def _run(record: Record, folder: Path | None) -> None:

@@ -32,6 +32,7 @@ from ..adapter import Peer
 from ..measure import Side
 
 LOOP, DEVICE = "loop", "device"
+OURS = "ours"
 KINDS = ("forward", "backward", "step")
 # Largest difference from ours over the largest entry: sums of 10**4 terms in any order, and the rounding of
 # two results.
@@ -148,7 +149,11 @@ class Timed:
 
 
 def compare(
-    makers: Mapping[str, Callable[[], Peer]], setting: Setting, kinds: tuple[str, ...] = KINDS
+    makers: Mapping[str, Callable[[], Peer]],
+    setting: Setting,
+    kinds: tuple[str, ...] = KINDS,
+    *,
+    needed: str = OURS,
 ) -> Timed:
     """Time sides in turns, each at the kinds that it runs; what it refuses is noted.
 
@@ -156,6 +161,10 @@ def compare(
         makers: by name, what makes a side; the first is what the others are compared with.
         setting: where and how often.
         kinds: out of KINDS.
+        needed: the side without which there is nothing to compare.
+
+    Raises:
+        RuntimeError: the needed side does not run.
     """
     timed = Timed(next(iter(makers)))
     sides: list[tuple[str, str, Side]] = []
@@ -172,6 +181,8 @@ def compare(
         elif problem := _difference(peer, result, expected):
             timed.refusals[name], runs = problem, ()
         sides += [(name, clock, Side(peer, clocks[clock], runs)) for clock in clocks if runs]
+    if failures := [f"{name}: {said}" for name, said in timed.refusals.items() if name.split()[0] == needed]:
+        raise RuntimeError("; ".join(failures))
     for turn in range(setting.rounds):
         for _, _, side in sides:
             side.take(turn)

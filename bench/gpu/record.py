@@ -17,7 +17,7 @@ from .. import report
 from ..bars import Verdict
 from .measure import Setting
 from .sides import CSR, CSR_FLOAT32, OURS
-from .table import SKIPPED, Row, Table, number, ratio
+from .table import FAILED, SKIPPED, Row, Table, number, ratio
 
 
 @dataclass
@@ -46,6 +46,11 @@ class Record:
         if self.setting.quick:
             judged = [replace(verdict, met=None, misses=()) for verdict in judged]
         return judged
+
+    def failures(self) -> list[str]:
+        """The cells that ours did not run, or that could not be measured for another fault."""
+        rows = [row for table in self.rows.values() for row in table]
+        return [f"{row['cell']}: {row[SKIPPED]}" for row in rows if row.get(SKIPPED, "").startswith(FAILED)]
 
     def write(self, folder: Path) -> None:
         """Write JSON and page, each as a whole or not at all."""

@@ -16,7 +16,7 @@ from .measure import LOOP, Setting
 
 Row = dict[str, Any]
 
-SKIPPED = "skipped"
+SKIPPED, FAILED = "skipped", "failed, "
 
 
 class Table(ABC):
@@ -59,7 +59,7 @@ class Table(ABC):
             except AbsentError as absent:
                 yield {**label, SKIPPED: str(absent)}
             except Exception as error:  # the other cells are still to be measured
-                yield {**label, SKIPPED: f"failed, {type(error).__name__}: {str(error)[:300]}"}
+                yield {**label, SKIPPED: f"{FAILED}{type(error).__name__}: {str(error)[:300]}"}
 
 
 class AbsentError(Exception):
@@ -93,16 +93,15 @@ def mean_and_least(
 ) -> list[Verdict]:
     """The bars of a geometric mean, if there is one, and of the least of some ratios with their labels.
 
-    What is only missed where it was measured is missed; all is met only where all was measured.
+    The least is missed as soon as one cell misses it, and both are met only where all cells were measured.
     """
     if not known:
         return [Verdict(text, mean or least, None, "not measured", None)]
     whole, where = len(known) == total, f"{len(known)} of {total} cells"
     lowest, label = min(known)
     misses = tuple(f"{label}: {value:.3g}" for value, label in known if value < least)
-    each = Verdict(
-        f"{text}, each", least, lowest, label, False if misses else True if whole else None, misses
-    )
+    met = False if misses else True if whole else None
+    each = Verdict(f"{text}, each", least, lowest, label, met, misses)
     if mean is None:
         return [each]
     found = geometric_mean([value for value, _ in known])
