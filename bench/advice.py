@@ -24,10 +24,11 @@ from torch import Tensor, nn
 
 from sparselinear import SparseLinear
 from sparselinear.profiling import Advice, Rates, advise, machine
+from sparselinear.profiling.clock import CPU, settle
 from sparselinear.profiling.cost.calibrate import calibrated, kernels_used
 from sparselinear.profiling.cost.rates import path_of
 from sparselinear.profiling.cost.terms import DENSE, SPARSE
-from sparselinear.profiling.timing import Timing, enough_repeats, sample, settle
+from sparselinear.profiling.timing import Timing
 
 from .patterns import Layer, layers
 
@@ -144,7 +145,7 @@ def _in_turns(steps: dict[str, Callable[[], None]], rounds: int) -> dict[str, Ti
     repeats = {}
     for name, step in steps.items():
         step()
-        repeats[name] = enough_repeats(step)
+        repeats[name] = CPU.enough_repeats(step)
     for turn in range(rounds):
         for name, step in steps.items():
             slow = bool(samples[name]) and samples[name][0] > _SLOW_S
@@ -153,7 +154,7 @@ def _in_turns(steps: dict[str, Callable[[], None]], rounds: int) -> dict[str, Ti
             settle()
             if not slow:  # what the other one left in the caches is not this one's time
                 step()
-            samples[name].append(sample(step, repeats[name]))
+            samples[name].append(CPU.sample(step, repeats[name]))
     return {name: Timing(tuple(taken), repeats[name]) for name, taken in samples.items()}
 
 

@@ -71,13 +71,16 @@ def uniform(size: int, density: float) -> sp.csr_array:
     return sp.csr_array(matrix)
 
 
-def fixed_fan_in(size: int, per_row: int) -> sp.csr_array:
-    """(size, size), the same number of entries in each row, one in each of as many equal ranges."""
-    rng = np.random.default_rng(0)
-    columns = rng.integers(0, size // per_row, (size, per_row), dtype=np.int32)
-    columns += np.arange(per_row, dtype=np.int32) * (size // per_row)
-    offsets = np.arange(0, size * per_row + 1, per_row)
-    return sp.csr_array((np.ones(columns.size, np.float32), columns.ravel(), offsets), shape=(size, size))
+def fixed_fan_in(rows: int, per_row: int, columns: int | None = None) -> sp.csr_array:
+    """(rows, columns), the same number of entries in each row, one in each of as many equal ranges.
+
+    It is square where the number of columns is left out.
+    """
+    rng, columns = np.random.default_rng(0), columns or rows
+    places = rng.integers(0, columns // per_row, (rows, per_row), dtype=np.int32)
+    places += np.arange(per_row, dtype=np.int32) * (columns // per_row)
+    offsets = np.arange(0, rows * per_row + 1, per_row)
+    return sp.csr_array((np.ones(places.size, np.float32), places.ravel(), offsets), shape=(rows, columns))
 
 
 def scale_free(size: int, degree: int) -> sp.csr_array:

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparselinear.profiling.timing import Timing, enough_repeats, sample, settle
+from sparselinear.profiling.clock import CPU, Clock, settle
+from sparselinear.profiling.timing import Timing
 
 from .adapter import Peer, array
 from .cells import CSR_BATCH_MAJOR, FEATURE_MAJOR, RANDOM_ALIKE, Cell, canonical
@@ -80,7 +81,7 @@ def measure(cell: Cell, peers: list[type[Peer]], rounds: int, limits: Limits) ->
     ours = Ours(matrix, x, grad_output)
     admit = _Admission(ours, limits)
     sides = {Ours.name: ours, **{peer.name: admit(peer) for peer in peers}, **_beside(cell, peers, ours)}
-    timed = {name: _Side(side) for name, side in sides.items() if side is not None}
+    timed = {name: Side(side) for name, side in sides.items() if side is not None}
     for turn in range(rounds):
         for side in timed.values():
             side.take(turn)
@@ -170,14 +171,16 @@ class _Admission:
 
 def _timed(run: Callable[[], Any]) -> tuple[float, Any]:
     kept = []
-    return sample(lambda: kept.append(run()), 1), kept[0]
+    return CPU.sample(lambda: kept.append(run()), 1), kept[0]
 
 
 @dataclass
-class _Side:
-    """A side with its samples."""
+class Side:
+    """A side with its samples, of the kinds that it runs."""
 
     peer: Peer
+    clock: Clock = CPU
+    kinds: tuple[str, ...] = KINDS
     samples: dict[str, list[float]] = field(default_factory=dict)
     repeats: dict[str, int] = field(default_factory=dict)
 
@@ -187,17 +190,17 @@ class _Side:
         The threads of the side before are asleep when it begins.
         """
         settle()
-        for kind in KINDS:
+        for kind in self.kinds:
             run, samples = getattr(self.peer, kind), self.samples.setdefault(kind, [])
             if kind not in self.repeats:
                 run()
-                self.repeats[kind] = enough_repeats(run)
-            if turn >= _SLOW_TURNS and min(self.samples["step"]) > _SLOW_S:
+                self.repeats[kind] = self.clock.enough_repeats(run)
+            if turn >= _SLOW_TURNS and max(map(min, self.samples.values())) > _SLOW_S:
                 continue
             if not samples or samples[-1] < _LONG_S:
                 run()  # what the other sides left in the caches is not this one's time
-            samples.append(sample(run, self.repeats[kind]))
+            samples.append(self.clock.sample(run, self.repeats[kind]))
 
     def timings(self) -> dict[str, Timing]:
         """The result by kind."""
-        return {kind: Timing(tuple(self.samples[kind]), self.repeats[kind]) for kind in KINDS}
+        return {kind: Timing(tuple(self.samples[kind]), self.repeats[kind]) for kind in self.kinds}

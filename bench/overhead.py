@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from sparselinear import SparseLinear
-from sparselinear.profiling.timing import sample
+from sparselinear.profiling.clock import CPU
 from sparselinear.topology import random_pattern
 
 SIZE, DENSITY, REPEATS, BAR = 64, 0.01, 1000, 2.5
@@ -45,7 +45,7 @@ def main() -> int:
 
 
 def _seconds(module: nn.Module, x: Tensor, grad_output: Tensor) -> float:
-    return sample(lambda: module(x).backward(grad_output), REPEATS)
+    return CPU.sample(lambda: module(x).backward(grad_output), REPEATS)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -10,20 +12,35 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from . import peers
-from .measure import Result
 
 # Told apart by form as well as by colour: filled for what comes with torch, open for packages.
 _MARKERS = "osD^vP<>X*dphH"
 _COLOURS = mpl.colormaps["tab10"].colors
 
 
-def draw(results: list[Result], path: Path) -> None:
+# What is drawn of a run: each side by name, how the legend calls it, and whether it comes with torch.
+PEERS = {
+    name: (f"{name} (ours)" if name in peers.OWN else name, not peer.package)
+    for name, peer in peers.PEERS.items()
+}
+
+
+class Point(Protocol):
+    """A cell with its ratios; a Result of measure.py, or what another run has in its place."""
+
+    cell: Any  # with label and named
+
+    def ratio(self, side: str) -> float | None:
+        """Time of a step of a side over ours."""
+
+
+def draw(results: Sequence[Point], path: Path, sides: Mapping[str, tuple[str, bool]] = PEERS) -> None:
     """Write the picture; the suffix of the path says in which format."""
     labels = [result.cell.label.replace(", batch ", " / ") for result in results]
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "bench", "font.size": 9}):
         figure = Figure(figsize=(max(9.5, 3.2 + 0.26 * len(labels)), 8.5), layout="constrained")
         axes = figure.add_subplot()
-        _dots(axes, results)
+        _dots(axes, results, sides)
         _shade_named(axes, results)
         axes.axhline(1, color="black", linewidth=1)
         axes.set_yscale("log")
@@ -44,15 +61,15 @@ def draw(results: list[Result], path: Path) -> None:
         figure.savefig(path, metadata=metadata, dpi=130)
 
 
-def _shade_named(axes: Axes, results: list[Result]) -> None:
+def _shade_named(axes: Axes, results: Sequence[Point]) -> None:
     """A grey ground behind the cells that the geometric means run over."""
     for x, result in enumerate(results):
         if result.cell.named:
             axes.axvspan(x - 0.5, x + 0.5, color="0.94", linewidth=0, zorder=0)
 
 
-def _dots(axes: Axes, results: list[Result]) -> None:
-    for number, (name, peer) in enumerate(peers.PEERS.items()):
+def _dots(axes: Axes, results: Sequence[Point], sides: Mapping[str, tuple[str, bool]]) -> None:
+    for number, (name, (legend, filled)) in enumerate(sides.items()):
         points = [(x, result.ratio(name)) for x, result in enumerate(results)]
         points = [(x, ratio) for x, ratio in points if ratio is not None]
         if not points:
@@ -64,6 +81,6 @@ def _dots(axes: Axes, results: list[Result]) -> None:
             marker=_MARKERS[number % len(_MARKERS)],
             markersize=5,
             markeredgecolor=colour,
-            markerfacecolor="none" if peer.package else colour,
-            label=name if name not in peers.OWN else f"{name} (ours)",
+            markerfacecolor=colour if filled else "none",
+            label=legend,
         )

@@ -27,7 +27,7 @@ import torch
 from sparselinear import SparseLinear
 from sparselinear.kernels.native import NativeKernel
 from sparselinear.profiling import machine
-from sparselinear.profiling.timing import enough_repeats, sample
+from sparselinear.profiling.clock import CPU
 
 from .cells import Cell, fixed_fan_in, scale_free, uniform
 from .roofs import (
@@ -72,9 +72,9 @@ class Measured:
     def take(self, call: Callable[[], object]) -> None:
         """One more sample."""
         call()
-        self.repeats = self.repeats or enough_repeats(call)
+        self.repeats = self.repeats or CPU.enough_repeats(call)
         before = _faults()
-        self.samples_s.append(sample(call, self.repeats))
+        self.samples_s.append(CPU.sample(call, self.repeats))
         self.faults.append((_faults() - before) / self.repeats)
 
     @property
@@ -109,9 +109,9 @@ def _touch(size: int) -> tuple[float, float]:
         memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         write = partial(torch.frombuffer(memory, dtype=torch.uint8).fill_, 1)
         before = _faults()
-        first = sample(write, 1)
+        first = CPU.sample(write, 1)
         faults.append(_faults() - before)
-        seconds.append(max(0.0, first - sample(write, 1)))
+        seconds.append(max(0.0, first - CPU.sample(write, 1)))
     return statistics.median(seconds), statistics.median(faults)
 
 

@@ -22,7 +22,7 @@ from costs import known_rates
 import sparselinear
 from sparselinear import cli, interop
 from sparselinear.cli.arguments import SHIPPED
-from sparselinear.profiling import BASELINES, Rates, compare, timing
+from sparselinear.profiling import BASELINES, Rates, clock, compare
 from sparselinear.profiling.memory import Peak
 
 ADJACENCY = sp.random_array((12, 9), density=0.3, format="csr", rng=np.random.default_rng(0))
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timing, "_SAMPLE_S", 0.0)
+    monkeypatch.setattr(clock, "SAMPLE_S", 0.0)
     monkeypatch.setattr(compare, "measure_peak", lambda *_: Peak(1000))
     monkeypatch.setattr(cli.profile, "calibrated", lambda *_, **__: None)
     monkeypatch.setenv("COLUMNS", "80")

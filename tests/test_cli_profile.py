@@ -20,7 +20,7 @@ from command_line import Capture, error_of
 
 from sparselinear import cli
 from sparselinear.cli import output
-from sparselinear.profiling import compare, machine, memory, timing
+from sparselinear.profiling import clock, compare, machine, memory
 from sparselinear.profiling.memory import Peak
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timing, "_SAMPLE_S", 0.0)
+    monkeypatch.setattr(clock, "SAMPLE_S", 0.0)
     monkeypatch.setattr(compare, "measure_peak", lambda *_: Peak(1000))
     monkeypatch.setattr(cli.profile, "calibrated", lambda *_, **__: None)
     monkeypatch.setattr(machine.OtherWork, "cores", lambda self: 0.0)

@@ -24,10 +24,10 @@ from sparselinear.profiling import (
     ModelTimes,
     Profile,
     Sizes,
+    clock,
     compare_models,
     ledger,
     profile_model,
-    timing,
 )
 from sparselinear.profiling.models.result import PREFER
 from sparselinear.profiling.timing import Timing
@@ -38,7 +38,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     """One run a sample."""
-    monkeypatch.setattr(timing, "_SAMPLE_S", 0.0)
+    monkeypatch.setattr(clock, "SAMPLE_S", 0.0)
 
 
 def quick(model: nn.Module, example_input: Any, **options: Any) -> ModelProfile:

@@ -15,7 +15,7 @@ import torch
 from costs import known_rates
 
 from sparselinear import SparseLinear, interop
-from sparselinear.profiling import BASELINES, Profile, compare, machine, memory, peak, profile, timing
+from sparselinear.profiling import BASELINES, Profile, clock, compare, machine, memory, peak, profile, timing
 from sparselinear.profiling.baselines import OURS, System
 from sparselinear.profiling.cost import Workload, predict
 from sparselinear.profiling.memory import Peak
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     """One run a sample, and no processes; both have tests of their own."""
-    monkeypatch.setattr(timing, "_SAMPLE_S", 0.0)
+    monkeypatch.setattr(clock, "SAMPLE_S", 0.0)
     monkeypatch.setattr(compare, "measure_peak", lambda system, *_: Peak(1000 if system is OURS else 4000))
     monkeypatch.setattr(machine.OtherWork, "cores", lambda self: 0.0)  # whatever else runs here
 
@@ -324,6 +324,7 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"device": "cuda:99"}, RuntimeError, "device: expected a device of this machine, got 'cuda:99'"),
     ({"baselines": "dense,csx"}, ValueError, "got 'csx'. Did you mean 'csr'"),
     ({"baselines": ["dens"]}, ValueError, "got 'dens'. Did you mean 'dense'"),
+    ({"device": "meta", "rates": known_rates()}, ValueError, "rates: expected None off the CPU, got rates"),
     ({"layer": "dense"}, TypeError, "adjacency: expected"),
     ({"layer": sp.csr_array((0, 4))}, ValueError, "at least one output and one input, got 0 outputs and 4"),
     ({"layer": np.full((2, 2), math.nan)}, ValueError, "NaN"),
@@ -350,3 +351,19 @@ def test_rates_add_predictions() -> None:
     assert {place.product for place in found.roofline} <= {"forward", "backward"}
     assert found.roofs is not None
     assert profile(pattern, batch=4, rounds=1, baselines="none", peak=False).predicted is None
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_on_cuda() -> None:
+    adjacency = sp.random_array((4000, 3000), density=0.01, format="csr", rng=np.random.default_rng(0))
+    found = profile(adjacency, device="cuda", batch=32, rounds=2, baselines="dense", peak=False)
+    assert found.device == "cuda:0"
+    assert found.machine.gpu is not None
+    assert found.machine.gpu.memory_bytes >= found.limit_bytes > 0
+    for row in found.rows:
+        assert row.forward is not None
+        assert row.step is not None
+        assert 0 < row.forward.median_s < row.step.median_s
+    assert found.roofs is not None
+    assert found.roofs.bytes_s > 1e10

@@ -154,3 +154,22 @@ def test_a_connection_costs_what_the_table_says() -> None:
     """Bytes for each connection, float32 and int32: value 4, index 4, transpose 8, gradient 4, Adam 8."""
     few, more = (Sizes(1000, 1000, nnz, True, 4, 4, 8) for nnz in (10_000, 11_000))
     assert OURS.bytes(more).total_bytes - OURS.bytes(few).total_bytes == 28 * 1000
+
+
+def test_transients_on_cuda() -> None:
+    """Counted by hand: 10 x 20, 30 connections, batch 5, float32 and a half type."""
+    sizes = Sizes(10, 20, 30, True, 4, 4, 5, cuda_kernel="torch")
+    ledger = OURS.bytes(sizes)
+    # Feature-major copies of one input, one output; the values in CSC order.
+    assert ledger.step_transient_bytes == 5 * (10 + 20) * 4 + 30 * 4
+    # The square roots of values and bias, and no scratch that is kept.
+    assert ledger.adam_transient_bytes == 4 * (30 + 10)
+    half = OURS.bytes(replace(sizes, itemsize=2))
+    assert half.step_transient_bytes == 5 * (10 + 20) * (2 + 4) + 30 * (2 + 4)
+    # Of triton's also the gradient of the input, at the same time.
+    triton = replace(sizes, cuda_kernel="triton")
+    assert OURS.bytes(triton).step_transient_bytes == 5 * (10 + 2 * 20) * 4
+    assert OURS.bytes(replace(triton, itemsize=2)).step_transient_bytes == 5 * (10 + 2 * 20) * 2 + 30 * 4
+    assert ledger.total_bytes == OURS.bytes(replace(sizes, cuda_kernel="")).total_bytes
+    dense = BASELINES["dense"].bytes(sizes)
+    assert dense.adam_transient_bytes == 4 * (10 * 20 + 10)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -154,8 +155,43 @@ def test_blas(configuration: str, blas: str) -> None:
     assert machine._blas(configuration) == blas
 
 
-def test_on_a_gpu_the_caches_of_the_cpu_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+class Properties:
+    total_memory, multi_processor_count, L2_cache_size = 150 * 10**9, 132, 60 << 20
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> torch.device:
+    """In the place of torch's CUDA, which need not be there."""
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "A GPU")
-    monkeypatch.setattr(machine, "available_bytes", lambda device: 7)
-    found = machine.describe(torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Properties)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (7000, 10_000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 500)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 300)
+    return torch.device("cuda")
+
+
+def test_on_a_gpu_the_cpu_does_not_count(gpu: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = subprocess.CompletedProcess([], 0, stdout="580.1.2\n580.1.2\n")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: answer)
+    monkeypatch.setattr(machine, "version", lambda name: f"3.6 of {name}")
+    found = machine.describe(gpu)
     assert (found.processor, found.caches, found.blas[:6]) == ("A GPU", (), "cuBLAS")
+    assert found.capability == "compute capability 9.0"
+    versions = "580.1.2", str(torch.version.cuda), "3.6 of triton"
+    assert found.gpu == machine.Gpu(150 * 10**9, 132, 60 << 20, *versions, "highest")
+
+
+def test_what_a_gpu_does_not_tell(gpu: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> str:
+        raise machine.PackageNotFoundError(name)
+
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(machine, "version", absent)
+    found = machine.describe(gpu).gpu
+    assert found is not None
+    assert (found.driver, found.triton) == ("", "")
+
+
+def test_what_the_allocator_keeps_of_a_gpu_is_free(gpu: torch.device) -> None:
+    assert machine.available_bytes(gpu) == 7000 + 200

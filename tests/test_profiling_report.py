@@ -16,7 +16,7 @@ from test_profiling_table import example, row_of
 from sparselinear import interop
 from sparselinear.profiling import BASELINES, Portrait, Profile, Roofs, Row, render_html
 from sparselinear.profiling.cost import conclude
-from sparselinear.profiling.machine import Cache
+from sparselinear.profiling.machine import Cache, Gpu
 from sparselinear.profiling.memory import Peak
 from sparselinear.profiling.report.memory import TERMS, terms
 
@@ -147,13 +147,21 @@ def test_what_was_measured_and_on_what() -> None:
     assert f"{int((degrees == 0).sum()):,}" in text
 
 
+def test_a_gpu_is_told() -> None:
+    gpu = Gpu(150 * 10**9, 132, 60 << 20, "580.1.2", "13.0", "", "highest")
+    profile = example()
+    text = Page(render_html([replace(profile, machine=replace(profile.machine, gpu=gpu))])).text
+    assert "132 multiprocessors, 150 GB of memory, second-level cache of 60 MiB" in text
+    assert "driver 580.1.2, CUDA 13.0, dense float32 at precision 'highest'" in text
+
+
 def test_what_is_not_known_is_left_out() -> None:
     ours = replace(row_of("sparselinear", 2.0), peak=Peak(reason="killed"))
     profile = example(ours, portrait=None, measured_at="", other_cores=None)
     machine = replace(profile.machine, cores=None, memory_available_bytes=None)
     page = Page(render_html([replace(profile, machine=machine)]))
     assert "sparselinear: no peak, killed." in page.text
-    for absent in ("Pattern", "Measured at", "Caches", "Other programs", " free,", "None", "nan"):
+    for absent in ("GPU", "Pattern", "Measured at", "Caches", "Other programs", " free,", "None", "nan"):
         assert absent not in page.text
     assert len(page.tables) == 2
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from test_profiling_table import example, row_of, timing
 
-from sparselinear.profiling import Roofs, Sizes
+from sparselinear.profiling import Roofs, Sizes, roofline
 from sparselinear.profiling.roofline import positions
 
 # 3 outputs, 4 inputs, 5 connections, batch 2; float32, int32.
@@ -67,3 +67,11 @@ def test_roofs_are_those_of_this_machine(dtype: torch.dtype) -> None:
     roofs = Roofs.measure(dtype, torch.device("cpu"))
     assert 1e8 < roofs.operations_s < 1e15
     assert 1e8 < roofs.bytes_s < 1e14
+
+
+def test_a_copy_takes_a_part_of_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(roofline, "available_bytes", lambda device: 8 * 4096)
+    copied: list[int] = []
+    monkeypatch.setattr(roofline, "_fastest", lambda run, device: copied.append(run().nbytes) or 2.0)
+    assert roofline.copy_rate(torch.float32, torch.device("cpu")) == 2 * 4096 / 2.0
+    assert copied == [4096]

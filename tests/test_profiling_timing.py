@@ -1,10 +1,7 @@
-"""The clock: statistics, turns, and what counts as a sample."""
+"""What is timed, in turns, and its statistics."""
 
 from __future__ import annotations
 
-import gc
-import threading
-import time
 from typing import Any
 
 import pytest
@@ -15,6 +12,7 @@ from torch import Tensor, nn
 from sparselinear import SparseLinear
 from sparselinear.profiling import BASELINES, timing
 from sparselinear.profiling.baselines import OURS, System
+from sparselinear.profiling.clock import CpuClock
 from sparselinear.profiling.timing import Subject, Timing
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -43,89 +41,20 @@ def test_one_sample_has_no_spread() -> None:
     assert Timing((2.0,), repeats=1).quartiles_s == (2, 2)
 
 
-def test_sample_is_long_enough_and_counts_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    now, runs = [0.0], [0]
-
-    def run() -> None:
-        runs[0] += 1
-        now[0] += 0.001
-
-    monkeypatch.setattr(timing, "timer", lambda: now[0])
-    repeats = timing.enough_repeats(run)
-    assert repeats * 0.001 >= timing._SAMPLE_S
-    assert repeats * 0.001 < 3 * timing._SAMPLE_S
-    runs[0] = 0
-    assert timing.sample(run, 7) == pytest.approx(0.001)
-    assert runs[0] == 7
-
-
-def test_the_garbage_collector_is_held_off() -> None:
-    seen: list[bool] = []
-    timing.sample(lambda: seen.append(gc.isenabled()), 2)
-    assert seen == [False, False]
-    assert gc.isenabled()
-
-
-class Clock:
-    """A process that is busy until a moment; both clocks stand still between sleeps."""
-
-    def __init__(self, busy_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now, self.busy_s = 0.0, busy_s
-        monkeypatch.setattr(time, "perf_counter", lambda: self.now)
-        monkeypatch.setattr(time, "process_time", lambda: min(self.now, self.busy_s))
-        monkeypatch.setattr(time, "sleep", self.sleep)
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
-
-
-@pytest.mark.parametrize(
-    ("busy_s", "quiet", "waited_s"),
-    [
-        pytest.param(0.0, True, 0.002, id="quiet at once"),
-        pytest.param(0.2, True, 0.202, id="a pool that spins for 200 ms"),
-        pytest.param(60.0, False, 0.5, id="a thread that never ends"),
-    ],
-)
-def test_settle(busy_s: float, quiet: bool, waited_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timing, "_STEP_S", 0.002)
-    clock = Clock(busy_s, monkeypatch)
-    assert timing.settle() is quiet
-    assert clock.now == pytest.approx(waited_s, abs=0.0021)
-
-
-def test_settle_waits_for_a_thread_that_spins() -> None:
-    end = time.perf_counter() + 0.05
-
-    def spin() -> None:
-        while time.perf_counter() < end:
-            pass
-
-    thread = threading.Thread(target=spin)
-    thread.start()
-    assert timing.settle(limit_s=20)
-    assert time.perf_counter() >= end
-    thread.join()
-
-
 def test_a_turn_begins_when_the_process_is_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
     monkeypatch.setattr(timing, "settle", lambda: told.append("settle"))
-    monkeypatch.setattr(timing, "sample", lambda run, repeats: told.append("sample") or 1.0)
+    monkeypatch.setattr(CpuClock, "sample", lambda self, run, repeats: told.append("sample") or 1.0)
     subject = subject_of("sparselinear")
     subject.samples, subject.repeats = {"forward": [], "step": []}, {"forward": 1, "step": 1}
     subject.turn()
     assert told == ["settle", "sample", "sample"]
 
 
-def test_a_run_too_short_to_measure_ends() -> None:
-    assert timing.enough_repeats(lambda: None) == timing._MOST_REPEATS
-
-
 @pytest.mark.parametrize("keep", [True, False])
 @pytest.mark.parametrize("name", ["sparselinear", *BASELINES])
 def test_each_turn_is_a_sample_of_each_kind(name: str, keep: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timing, "enough_repeats", lambda run: 2)
+    monkeypatch.setattr(CpuClock, "enough_repeats", lambda self, run: 2)
     subject = subject_of(name, keep=keep)
     subject.warm_up()
     for _ in range(3):

@@ -319,7 +319,7 @@ def test_bad_arguments(
 
 def test_systems_that_do_not_fit_are_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     """For real: nothing dense is built, csr is measured."""
-    monkeypatch.setattr("sparselinear.profiling.timing._SAMPLE_S", 0.0)
+    monkeypatch.setattr("sparselinear.profiling.clock.SAMPLE_S", 0.0)
     small = Grid(sizes=[400], densities=[0.01], batches=[2], baselines="dense,csr", rounds=3)
     found = sweep(small, memory_bytes=600_000)
     (one,) = found.measured
@@ -331,7 +331,7 @@ def test_systems_that_do_not_fit_are_not_tried(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_real_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sparselinear.profiling.timing._SAMPLE_S", 0.0)
+    monkeypatch.setattr("sparselinear.profiling.clock.SAMPLE_S", 0.0)
     small = Grid(torch.ones(40, 30), densities=[0.1, 1.0], batches=[2, 5], baselines="all", rounds=3)
     found = sweep(small, journal=tmp_path / "j", threads=1)
     assert found.machine == machine.describe(torch.device("cpu")) or found.machine.threads == 1

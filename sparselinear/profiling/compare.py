@@ -68,7 +68,7 @@ def profile(
         memory_bytes: what a system may need before it counts as too large; None is nine tenths of
             what is free.
         rates: of this machine, to predict the times too; :func:`sparselinear.profiling.calibrated`
-            measures them.
+            measures them. They are those of a CPU, and predict nothing of a GPU.
         name: what is profiled, for a title.
         progress: called as ``progress(done, total, stage, detail)``.
 
@@ -84,6 +84,9 @@ def profile(
     if 0 in layer.pattern.shape:
         got = f"{layer.out_features} outputs and {layer.in_features} inputs"
         raise ValueError(message("layer", "at least one output and one input", got))
+    if rates is not None and layer.values.device.type != "cpu":
+        got, advice = f"rates, and a layer on {layer.values.device}", "The cost model is one of CPUs."
+        raise ValueError(message("rates", "None off the CPU", got, advice))
     sizes = Sizes.of(layer, batch)
     work = Workload.of(layer.pattern, batch, layer.values.dtype)
     with machine.threads_set(threads):
@@ -100,7 +103,8 @@ def profile(
         timed = {subject.system.name: subject for subject in subjects}
         rows = [_with_times(row, timed.get(row.name)) for row in rows]
         timed.clear()
-        subjects.clear()  # gives the modules' memory back before it is asked of another process
+        subjects.clear()
+        machine.give_back(layer.values.device)  # the modules' memory, before another process asks for it
         if peak:
             rows = _with_peaks(rows, layer, batch, ticks)
     name = name or f"{sizes.out_features} x {sizes.in_features}"
@@ -130,6 +134,9 @@ def check_fits(pattern: SparsityPattern, batch: int, dtype: torch.dtype, device:
         MemoryError: it needs more than the device has free.
     """
     sizes = Sizes.of_pattern(pattern, batch, dtype)
+    if device.type == "cuda":
+        # The kernel is chosen when the pattern is there; this one takes the most.
+        sizes = replace(sizes, cuda_kernel="torch")
     _require(OURS.bytes(sizes), sizes, _limit(None, machine.available_bytes(device)))
 
 

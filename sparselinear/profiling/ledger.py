@@ -7,6 +7,10 @@ off the resident memory of processes like those of :mod:`sparselinear.profiling.
 layer they are those of the native kernel: 100 to 350 MB of layer with 2 to 8 million connections, batches
 of 4 to 128 and one thread peaked within 5 % of what is predicted in every dtype; the torch kernel stayed up
 to a seventh below. For the others they are good to a tenth.
+
+On CUDA the transients of our layer are counted off what its kernels allocate for batch-major activations, and
+those of Adam off its foreach implementation, the default there; ``python -m bench.gpu`` sets both against the
+allocator's peak. The transients of the baselines are those of a CPU there too.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from ..kernels import choose
 from ..pattern import BLOCK
 
 if TYPE_CHECKING:
@@ -39,6 +44,8 @@ class Sizes:
         itemsize: bytes of a value.
         index_itemsize: bytes of an index of our pattern.
         batch: rows of the input.
+        cuda_kernel: the kernel that runs the layer, where that is on CUDA; empty on a CPU, for which all
+            kernels count as the native one.
     """
 
     out_features: int
@@ -48,6 +55,7 @@ class Sizes:
     itemsize: int
     index_itemsize: int
     batch: int
+    cuda_kernel: str = ""
 
     @classmethod
     def of(cls, layer: SparseLinear, batch: int, dtype: torch.dtype | None = None) -> Sizes:
@@ -65,6 +73,7 @@ class Sizes:
             itemsize=dtype.itemsize,
             index_itemsize=pattern.index_dtype.itemsize,
             batch=batch,
+            cuda_kernel=choose(pattern, dtype, batch).name if pattern.device.type == "cuda" else "",
         )
 
     @property
@@ -177,9 +186,9 @@ def sparse(sizes: Sizes) -> Ledger:
         transpose_bytes=(sizes.in_features + 1 + 2 * sizes.nnz) * index,  # ccol, row, permutation
         gradients_bytes=parameters,
         adam_bytes=adam_state(parameters, 1 + sizes.bias),
-        step_transient_bytes=sum(_scratch(sizes)),
-        adam_transient_bytes=2 * sizes.values_bytes + _kept(_scratch(sizes)),
-        transposing_bytes=parameters + indices + _transposing(sizes) + _kept(_forward_scratch(sizes)),
+        step_transient_bytes=_cuda_scratch(sizes) if sizes.cuda_kernel else sum(_scratch(sizes)),
+        adam_transient_bytes=_adam_transient(sizes, sizes.values_bytes) + _kept(sizes, _scratch(sizes)),
+        transposing_bytes=parameters + indices + _transposing(sizes) + _kept(sizes, _forward_scratch(sizes)),
     )
 
 
@@ -188,6 +197,30 @@ def _transposing(sizes: Sizes) -> int:
     blocks = max(1, math.ceil(sizes.nnz / BLOCK))
     scratch = 16 + sizes.index_itemsize + (8 + sizes.index_itemsize if blocks > 1 else 0)
     return sizes.nnz * sizes.index_itemsize + sizes.nnz // blocks * scratch
+
+
+def _adam_transient(sizes: Sizes, weight_bytes: int) -> int:
+    """The square root of the second moment, and its quotient.
+
+    On CUDA the quotient is taken in place, and the roots of all parameters stand there together.
+    """
+    return weight_bytes + sizes.bias_bytes if sizes.cuda_kernel else 2 * weight_bytes
+
+
+def _cuda_scratch(sizes: Sizes) -> int:
+    """What the backward of a kernel on CUDA holds beyond its results.
+
+    The torch kernel: input, its gradient and that of the output in feature-major order, and the values in
+    CSC order; of a half type also input and gradient of the output as float32, and the gradient of the
+    values. The triton kernel: all three at once in feature-major order, and of a half type the gradient of
+    the values in float32; partial sums of rows so long that several programs share one are not counted.
+    """
+    widened = 4 if sizes.itemsize < 4 else 0
+    if sizes.cuda_kernel == "triton":
+        features = 2 * sizes.in_features + sizes.out_features
+        return sizes.batch * features * sizes.itemsize + sizes.nnz * widened
+    features = sizes.in_features + sizes.out_features
+    return sizes.batch * features * (sizes.itemsize + widened) + sizes.nnz * (sizes.itemsize + widened)
 
 
 def _reordered(sizes: Sizes) -> int:
@@ -212,8 +245,13 @@ def _forward_scratch(sizes: Sizes) -> tuple[int, ...]:
     return panel, _reordered(sizes) if sizes.itemsize < _wide(sizes) else 0
 
 
-def _kept(scratch: tuple[int, ...]) -> int:
-    """What the native kernel keeps of its scratch between calls: block by block, as far as they fit."""
+def _kept(sizes: Sizes, scratch: tuple[int, ...]) -> int:
+    """What the native kernel keeps of its scratch between calls: block by block, as far as they fit.
+
+    On CUDA scratch is torch's, and comes back to its allocator.
+    """
+    if sizes.cuda_kernel:
+        return 0
     kept = 0
     for block in scratch:
         kept += block if kept + block <= _KEPT_SCRATCH else 0
@@ -240,7 +278,7 @@ def dense(sizes: Sizes, *, masks: int = 0, transient: int = 0) -> Ledger:
         gradients_bytes=parameters,
         adam_bytes=adam_state(parameters, 1 + sizes.bias),
         step_transient_bytes=transient * sizes.dense_bytes,
-        adam_transient_bytes=2 * sizes.dense_bytes,  # the square root of the second moment, and its quotient
+        adam_transient_bytes=_adam_transient(sizes, sizes.dense_bytes),
     )
 
 

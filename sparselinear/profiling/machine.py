@@ -5,6 +5,7 @@ Read from what the system itself offers, without a package for it. What cannot b
 
 from __future__ import annotations
 
+import gc
 import os
 import platform
 import re
@@ -13,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +37,38 @@ class Cache:
 
 
 @dataclass(frozen=True)
+class Gpu:
+    """What a measurement on a GPU depends on beside its name.
+
+    Attributes:
+        memory_bytes: all that it has.
+        multiprocessors: how many.
+        l2_bytes: its second-level cache, which all of them share.
+        driver: version of the driver; empty where nvidia-smi does not tell.
+        cuda: version of CUDA that torch was built with.
+        triton: version of Triton; empty where it is not installed.
+        float32_precision: of dense products of float32, as torch calls it: ``"highest"`` is float32, others
+            let TF32 in.
+    """
+
+    memory_bytes: int
+    multiprocessors: int
+    l2_bytes: int
+    driver: str
+    cuda: str
+    triton: str
+    float32_precision: str
+
+
+@dataclass(frozen=True)
 class Machine:
     """What a measurement depends on beside the layer.
 
     Attributes:
         processor: model of the CPU, or of the GPU the layer is on.
         cores: logical cores of the machine.
-        capability: the vector instructions that torch uses, for example ``"AVX512"``.
+        capability: the vector instructions that torch uses, for example ``"AVX512"``; of a GPU its compute
+            capability.
         threads: threads that torch was allowed.
         memory_available_bytes: free memory of the device when the profile began.
         torch: version of torch.
@@ -49,6 +76,7 @@ class Machine:
         system: operating system and architecture.
         caches: of the CPU, data alone, from the nearest on; empty on a GPU, or where they cannot be read.
         blas: the library that torch multiplies dense matrices with; empty where torch does not tell.
+        gpu: more of the GPU; None on a CPU.
     """
 
     processor: str
@@ -61,6 +89,7 @@ class Machine:
     system: str
     caches: tuple[Cache, ...] = ()
     blas: str = ""
+    gpu: Gpu | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The same, ready for JSON."""
@@ -73,7 +102,7 @@ def describe(device: torch.device) -> Machine:
     return Machine(
         processor=torch.cuda.get_device_name(device) if cuda else _cpu_model(),
         cores=os.cpu_count(),
-        capability=torch.backends.cpu.get_cpu_capability(),
+        capability=_compute_capability(device) if cuda else torch.backends.cpu.get_cpu_capability(),
         threads=torch.get_num_threads(),
         memory_available_bytes=available_bytes(device),
         torch=str(torch.__version__),
@@ -81,6 +110,7 @@ def describe(device: torch.device) -> Machine:
         system=f"{platform.system()} {platform.machine()}",
         caches=() if cuda else _caches(),
         blas=f"cuBLAS of CUDA {torch.version.cuda}" if cuda else _blas(torch.__config__.show()),
+        gpu=_gpu(device) if cuda else None,
     )
 
 
@@ -128,14 +158,23 @@ def threads_set(number: int | None) -> Iterator[None]:
 def available_bytes(device: torch.device) -> int | None:
     """Bytes that can still be taken on a device; None where that cannot be read.
 
-    On CUDA this is what the driver calls free. Otherwise it is the smallest of what Linux calls
+    On CUDA this is what the driver calls free, and what torch's allocator keeps of the memory it was given
+    back. Otherwise it is the smallest of what Linux calls
     available and what the control groups of the process leave; on other systems with ``sysconf``, half
     of the memory of the machine.
     """
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + kept
     known = [found for found in (_linux_available(), _cgroup_left()) if found is not None]
     return min(known) if known else _half_of_all()
+
+
+def give_back(device: torch.device) -> None:
+    """Give what nothing uses any more back to the device, so that another process finds it free."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def _linux_available(meminfo: Path = Path("/proc/meminfo")) -> int | None:
@@ -196,6 +235,41 @@ def _cpu_model() -> str:
         except (OSError, subprocess.SubprocessError):
             pass
     return platform.processor() or platform.machine()
+
+
+def _compute_capability(device: torch.device) -> str:
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"compute capability {major}.{minor}"
+
+
+def _gpu(device: torch.device) -> Gpu:
+    properties = torch.cuda.get_device_properties(device)
+    return Gpu(
+        memory_bytes=properties.total_memory,
+        multiprocessors=properties.multi_processor_count,
+        l2_bytes=properties.L2_cache_size,
+        driver=_driver(),
+        cuda=str(torch.version.cuda),
+        triton=_triton(),
+        float32_precision=torch.get_float32_matmul_precision(),
+    )
+
+
+def _driver() -> str:
+    """Of the first GPU; all that one system has share a driver."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return next(iter(done.stdout.split()), "")
+
+
+def _triton() -> str:
+    try:
+        return version("triton")
+    except PackageNotFoundError:
+        return ""
 
 
 def _caches(root: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> tuple[Cache, ...]:

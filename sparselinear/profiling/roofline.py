@@ -16,15 +16,22 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .clock import clock_of
 from .ledger import Sizes
-from .timing import sample
+from .machine import available_bytes
 
 if TYPE_CHECKING:
     from .result import Row
 
-# Larger than the caches of one core, and 64 MiB in all: a copy reads one half and writes the other.
-_COPIED_BYTES = 32 << 20
-_SIDE = 1024  # of the matrices that are multiplied: 2.1 G operations
+# What is copied, the side of the matrices that are multiplied, and runs in a sample, by the kind of device. A
+# copy reads one half and writes the other of twice these bytes, more than the caches hold: 64 MiB on a CPU,
+# and on a GPU, whose second-level cache may have that size, 2 GiB. The products have 2.1 G and 137 G
+# operations: a GPU that does 10**15 a second is at ten of them for more than a thousandth of one.
+_COPIED_BYTES = {"cpu": 32 << 20, "cuda": 1 << 30}
+_SIDE = {"cpu": 1024, "cuda": 4096}
+_REPEATS = {"cpu": 1, "cuda": 10}
+# Where memory is short, a copy takes no more than this part of what is free.
+_OF_FREE = 1 / 8
 _ROUNDS = 5
 
 
@@ -43,14 +50,27 @@ class Roofs:
     @classmethod
     def measure(cls, dtype: torch.dtype, device: torch.device) -> Roofs:
         """Measure a device with the threads torch has now; some ten milliseconds on a large machine."""
-        source = torch.randn(_COPIED_BYTES // dtype.itemsize, dtype=dtype, device=device)
-        target = torch.randn_like(source)
-        square = torch.randn(_SIDE, _SIDE, dtype=dtype, device=device)
-        product = torch.empty_like(square)
         return cls(
-            operations_s=2 * _SIDE**3 / _fastest(lambda: torch.mm(square, square, out=product)),
-            bytes_s=2 * _COPIED_BYTES / _fastest(lambda: target.copy_(source)),
+            operations_s=_multiplication_rate(dtype, device),
+            bytes_s=copy_rate(dtype, device),
         )
+
+
+def copy_rate(dtype: torch.dtype, device: torch.device) -> float:
+    """Bytes a second, read and written, in a copy that no cache holds."""
+    size, free = _COPIED_BYTES.get(device.type, _COPIED_BYTES["cpu"]), available_bytes(device)
+    if free is not None:
+        size = min(size, int(_OF_FREE * free))
+    source = torch.randn(size // dtype.itemsize, dtype=dtype, device=device)
+    target = torch.empty_like(source)
+    return 2 * source.nbytes / _fastest(lambda: target.copy_(source), device)
+
+
+def _multiplication_rate(dtype: torch.dtype, device: torch.device) -> float:
+    side = _SIDE.get(device.type, _SIDE["cpu"])
+    square = torch.randn(side, side, dtype=dtype, device=device)
+    product = torch.empty_like(square)
+    return 2 * side**3 / _fastest(lambda: torch.mm(square, square, out=product), device)
 
 
 @dataclass(frozen=True)
@@ -113,8 +133,8 @@ def positions(row: Row, sizes: Sizes, roofs: Roofs) -> tuple[Position, ...]:
     )
 
 
-def _sparse(sizes: Sizes) -> tuple[int, dict[str, int]]:
-    """Operations of forward, and bytes of forward and backward."""
+def counts_of_sparse(sizes: Sizes) -> tuple[int, dict[str, int]]:
+    """Operations of forward, and bytes of forward and backward, of our layer."""
     indices = (sizes.out_features + 1 + sizes.nnz) * sizes.index_itemsize
     transposed = (sizes.in_features + 1 + 2 * sizes.nnz) * sizes.index_itemsize  # with the permutation
     outputs, inputs = _activations(sizes)
@@ -132,7 +152,10 @@ def _dense(sizes: Sizes) -> tuple[int, dict[str, int]]:
     }
 
 
-_COUNTS: dict[str, Callable[[Sizes], tuple[int, dict[str, int]]]] = {"sparselinear": _sparse, "dense": _dense}
+_COUNTS: dict[str, Callable[[Sizes], tuple[int, dict[str, int]]]] = {
+    "sparselinear": counts_of_sparse,
+    "dense": _dense,
+}
 
 
 def _activations(sizes: Sizes) -> tuple[int, int]:
@@ -141,5 +164,6 @@ def _activations(sizes: Sizes) -> tuple[int, int]:
     return row * sizes.out_features, row * sizes.in_features
 
 
-def _fastest(run: Callable[[], object]) -> float:
-    return min(sample(run, 1) for _ in range(_ROUNDS))
+def _fastest(run: Callable[[], object], device: torch.device) -> float:
+    clock, repeats = clock_of(device), _REPEATS.get(device.type, 1)
+    return min(clock.sample(run, repeats) for _ in range(_ROUNDS))

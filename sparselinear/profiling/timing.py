@@ -12,40 +12,25 @@ with its quartiles. Inputs and the gradient of the output are random normal numb
 The output is made contiguous as a part of forward, so a transposition that a system would leave to
 the next layer is counted.
 
-The clock is that of torch.utils.benchmark and the loop that of timeit, which holds the garbage collector
-off. The rest of torch.utils.benchmark does not serve: ``blocked_autorange`` takes all samples of one
-statement in a row, where the rounds of all systems have to alternate; ``Timer.timeit`` runs everything
-twice more before each sample, which a step of 30 s does not need; and the spread that ``Measurement``
-tells is that of one system, where what decides is the noise of a ratio (:mod:`.noise`).
+The clock is that of the device the layer is on, see :mod:`.clock`.
 """
 
 from __future__ import annotations
 
 import gc
 import statistics
-import time
-import timeit
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.utils.benchmark import timer  # waits for the device before it reads the clock
 
 from ..linear import SparseLinear
 from .baselines import System
+from .clock import Clock, clock_of, settle
 
 KINDS = ("forward", "step", "adam")
 
-# 10 ms holds the clock's own error and a wake-up of the thread pool (about 0.05 ms) below 1 %.
-_SAMPLE_S = 0.01
-_MOST_REPEATS = 1000
-# How long a process may stay busy before its turn is taken all the same.
-_SETTLE_S = 0.5
-# A step of the wait: where the clock of the process is coarse (15.6 ms on Windows), two of its ticks.
-_STEP_S = max(0.002, 2 * time.get_clock_info("process_time").resolution)
-# A thread that spins takes all of a core; what looks at the clock takes a hundredth of one.
-_QUIET_CORES = 0.1
 # So small that however many updates are timed, the weights stay what they are.
 _LEARNING_RATE = 1e-12
 
@@ -113,6 +98,11 @@ class Subject:
     _module: nn.Module | None = None
     _adam: torch.optim.Adam | None = None
 
+    @property
+    def clock(self) -> Clock:
+        """That of the device the input is on."""
+        return clock_of(self.x.device)
+
     def warm_up(self) -> None:
         """Run each kind, find how many runs make a sample, and note what torch refuses."""
         for kind in KINDS if self.system.trains else KINDS[:1]:
@@ -120,7 +110,7 @@ class Subject:
                 self._start(kind)
                 run = self._runs()[kind]
                 run()
-                self.repeats[kind] = enough_repeats(run)
+                self.repeats[kind] = self.clock.enough_repeats(run)
                 self.samples[kind] = []
             except (RuntimeError, ValueError, TypeError) as error:
                 if not self.system.letter:  # ours: nothing to compare with is left
@@ -138,7 +128,7 @@ class Subject:
             run, repeats = self._runs()[kind], self.repeats[kind]
             if repeats > 1 or not self.keep:
                 run()  # what the other systems left in the caches is not this one's time
-            samples.append(sample(run, repeats))
+            samples.append(self.clock.sample(run, repeats))
         self._release()
 
     def timing(self, kind: str) -> Timing | None:
@@ -183,44 +173,6 @@ class Subject:
     def _update(self) -> None:
         assert self._adam is not None
         self._adam.step()
-
-
-def sample(run: Callable[[], object], repeats: int) -> float:
-    """Seconds a run, over a number of runs."""
-    return timeit.Timer(run, timer=timer).timeit(repeats) / repeats
-
-
-def settle(limit_s: float = _SETTLE_S) -> bool:
-    """Wait until no thread of this process runs any more.
-
-    Thread pools spin for a while after their work, to be there at once for the next: those of Intel's
-    libiomp for 200 ms. Until they sleep they take the cores from the pool of another system.
-
-    Args:
-        limit_s: seconds after which the wait is given up.
-
-    Returns:
-        Whether the process is quiet.
-    """
-    end = time.perf_counter() + limit_s
-    while time.perf_counter() < end:
-        wall, busy = time.perf_counter(), time.process_time()
-        time.sleep(_STEP_S)
-        if time.process_time() - busy < _QUIET_CORES * (time.perf_counter() - wall):
-            return True
-    return False
-
-
-def enough_repeats(run: Callable[[], object]) -> int:
-    """How many runs make a sample that is long enough for the clock."""
-    repeats = 1
-    while repeats < _MOST_REPEATS:
-        taken = sample(run, repeats) * repeats
-        if taken >= _SAMPLE_S:
-            return repeats
-        missing = _SAMPLE_S / max(taken, 1e-9)
-        repeats = min(_MOST_REPEATS, int(repeats * min(max(missing * 1.1, 2), 10)))
-    return repeats
 
 
 def _reason(error: Exception) -> str:

@@ -12,8 +12,8 @@ from torch import nn
 from ... import kernels
 from ...linear import SparseLinear
 from ...topology import random_pattern
+from ..clock import CPU, settle
 from ..machine import OtherWork, describe, disturbs, threads_set
-from ..timing import sample, settle
 from . import rates
 from .rates import Rates
 from .terms import DENSE, FORWARD, SPARSE, STEP, Chip, Terms, terms_of
@@ -184,5 +184,5 @@ def _times(layer: nn.Module, work: Workload, dtype: torch.dtype) -> dict[str, fl
 def _time(run: Callable[[], None]) -> float:
     run()
     settle()
-    repeats = min(_MOST_REPEATS, max(1, int(_SAMPLE_S / sample(run, 1))))
-    return sample(run, repeats)
+    repeats = min(_MOST_REPEATS, max(1, int(_SAMPLE_S / CPU.sample(run, 1))))
+    return CPU.sample(run, repeats)

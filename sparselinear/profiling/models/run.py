@@ -23,8 +23,9 @@ from ...checks import message
 from ...convert import sparse_layers, sparsify
 from ...linear import SparseLinear
 from .. import compare, ledger, machine
+from ..clock import clock_of
 from ..ledger import Sizes
-from ..timing import Timing, enough_repeats, sample
+from ..timing import Timing
 from .result import PREFER, Call, LayerRow, ModelProfile, ModelTimes
 
 
@@ -110,15 +111,16 @@ def compare_models(before: nn.Module, after: nn.Module, example_input: Any, *, r
         for side, model in models.items()
         for kind, run in _runs(model, example_input).items()
     }
+    clock = clock_of(_device(before))
     for run in runs.values():
         run()
-    repeats = {key: enough_repeats(run) for key, run in runs.items()}
+    repeats = {key: clock.enough_repeats(run) for key, run in runs.items()}
     samples: dict[tuple[str, str], list[float]] = {key: [] for key in runs}
     for _ in range(rounds):
         for kind in ("forward", "step"):
             for key in (key for key in runs if key[1] == kind):
                 runs[key]()  # what the other model left in the caches is not this one's time
-                samples[key].append(sample(runs[key], repeats[key]))
+                samples[key].append(clock.sample(runs[key], repeats[key]))
     for model in models.values():
         model.zero_grad(set_to_none=True)
     timings = {key: Timing(tuple(taken), repeats[key]) for key, taken in samples.items()}
@@ -242,4 +244,5 @@ def _module(argument: str, model: Any) -> nn.Module:
 
 
 def _device(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device
+    parameter = next(model.parameters(), None)
+    return torch.device("cpu") if parameter is None else parameter.device

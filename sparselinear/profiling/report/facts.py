@@ -5,7 +5,7 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 
 from ..figures import NONE, quantity, ratio
-from ..machine import Cache
+from ..machine import Cache, Gpu
 from ..result import Profile
 from ..table import notes
 from .markup import element
@@ -44,6 +44,7 @@ def setting(profile: Profile) -> ET.Element:
         ("Processor", f"{found.processor}, {found.capability}"),
         ("Cores, threads", f"{found.cores or 'unknown'} logical cores; threads of torch: {found.threads}"),
         ("Caches", "; ".join(map(_cache, found.caches))),
+        ("GPU", "" if found.gpu is None else _gpu(found.gpu)),
         ("Memory", could if free is None else f"{quantity(free)} free, {could}"),
         ("Other programs", "" if others is None else f"kept {others:.1f} cores busy meanwhile"),
         ("Libraries", ", ".join(filter(None, libraries))),
@@ -52,6 +53,18 @@ def setting(profile: Profile) -> ET.Element:
     pairs = [element("div", element("dt", name), element("dd", text)) for name, text in facts if text]
     title = element("h3", "What was measured, and on what")
     return element("section", title, element("dl", *pairs, class_="facts"))
+
+
+def _gpu(gpu: Gpu) -> str:
+    versions = (("driver", gpu.driver), ("CUDA", gpu.cuda), ("Triton", gpu.triton))
+    parts = (
+        f"{gpu.multiprocessors} multiprocessors",
+        f"{quantity(gpu.memory_bytes)} of memory",
+        f"second-level cache of {gpu.l2_bytes / 2**20:g} MiB",
+        *(f"{name} {version}" for name, version in versions if version),
+        f"dense float32 at precision {gpu.float32_precision!r}",
+    )
+    return ", ".join(parts)
 
 
 def _cache(cache: Cache) -> str:
