@@ -1,14 +1,27 @@
 """Settings that every test shares, and fixtures that several files use."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
 import torch
+from devices import DEVICES
+
+# What cuBLAS asks for in order to be deterministic, before its first product: masked dense twins multiply
+# by it under torch.use_deterministic_algorithms(True), which refuses without.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(params=DEVICES)
+def device(request: pytest.FixtureRequest) -> str:
+    """The CPU, and the GPU where there is one."""
+    name: str = request.param
+    return name
 
 
 @pytest.fixture
