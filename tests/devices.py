@@ -26,6 +26,16 @@ on_cuda = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),
 ]
 
+# On a GPU the order of a sum is nobody's promise: index_add_ has one only under
+# torch.use_deterministic_algorithms, and cuSPARSE for CUSPARSE_SPMM_CSR_ALG3 alone, which torch does not ask
+# for. So a second run of the same may differ by a rounding there, and by nothing on the CPU.
+NONDET_TOL = {"cpu": 0.0, "cuda": 1e-12}  # of gradcheck, in float64
+
+
+def run_again(device: str) -> dict[str, float]:
+    """Tolerances of assert_close for a second run: none on the CPU, on a GPU the usual ones of the dtype."""
+    return {"rtol": 0, "atol": 0} if device == "cpu" else {}
+
 
 def each_kernel(*dtypes: torch.dtype) -> pytest.MarkDecorator:
     """A row (device, kernel, dtype) for all that can run; of every dtype where none is named."""
