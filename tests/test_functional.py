@@ -50,7 +50,10 @@ def test_gradcheck(case: Case, layout: str, with_bias: bool, device: str, kernel
 
     with kernels.use(kernel):
         inputs = (x, values, bias) if with_bias else (x, values)
-        assert torch.autograd.gradcheck(layer, inputs, nondet_tol=NONDET_TOL[device])
+        # Entry by entry a GPU is asked for hundreds of tiny products; the oracle below sees every entry.
+        assert torch.autograd.gradcheck(
+            layer, inputs, fast_mode=device != "cpu", nondet_tol=NONDET_TOL[device]
+        )
 
 
 @pytest.mark.parametrize("shape", [(0, 9), (1, 9), (9,), (2, 0, 9), (2, 3, 4, 9)], ids=str)
