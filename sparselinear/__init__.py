@@ -1,5 +1,6 @@
 """sparselinear: linear layers for PyTorch whose weights are a sparse graph."""
 
+from . import interrupt  # noqa: F401  # isort: skip, for it has to stand before all that takes time
 from importlib.metadata import PackageNotFoundError, version
 
 from . import convert, functional, interop, kernels, parallel, parametrizations, profiling, topology

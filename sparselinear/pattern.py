@@ -20,6 +20,8 @@ from . import checks
 
 # Bounds what the steps that need int64 scratch hold at once: 2**18 connections are 2 MiB of int64.
 CHUNK = 1 << 18
+# Connections that are sorted at once when a transpose is found.
+BLOCK = 64 * CHUNK
 
 _INT32_MAX = torch.iinfo(torch.int32).max
 
@@ -343,7 +345,7 @@ def _transpose(pattern: SparsityPattern) -> _Transpose:
 def _column_blocks(ccol_indices: Tensor) -> list[tuple[int, int, int, int]]:
     """Ranges of columns (low, high) with their connections (begin, end) in CSC order, evenly filled."""
     nnz = int(ccol_indices[-1])
-    blocks = max(1, math.ceil(nnz / (64 * CHUNK)))
+    blocks = max(1, math.ceil(nnz / BLOCK))
     shares = torch.tensor([nnz * block // blocks for block in range(1, blocks)], device=ccol_indices.device)
     bounds = torch.searchsorted(ccol_indices.long(), shares).tolist()
     columns = [0, *bounds, ccol_indices.numel() - 1]

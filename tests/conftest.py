@@ -1,7 +1,9 @@
 """Settings that every test shares, and fixtures that several files use."""
 
+import importlib
 import os
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -10,6 +12,13 @@ from devices import DEVICES
 # What cuBLAS asks for in order to be deterministic, before its first product: masked dense twins multiply
 # by it under torch.use_deterministic_algorithms(True), which refuses without.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+# Triton decides when it is imported whether programs can be interpreted, and torch may import it. With no
+# card that has to be so; test_triton.py sets the variable again while its own tests run.
+if find_spec("triton") and not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
+    importlib.import_module("triton")
+    del os.environ["TRITON_INTERPRET"]
 
 
 @pytest.fixture(autouse=True)

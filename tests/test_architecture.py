@@ -35,6 +35,7 @@ ORDER = (
     "interop",
     "pattern",
     "checks",
+    "interrupt",
 )
 MAY_IMPORT_SCIPY = {"interop"}
 

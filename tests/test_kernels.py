@@ -155,7 +155,7 @@ def test_without_fbgemm_torch_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("compiled")
 def test_available_tells_of_every_kernel() -> None:
-    assert kernels.available().keys() == {"torch", "embedding_bag", "gather", "native"}
+    assert kernels.available().keys() == {"torch", "embedding_bag", "gather", "native", "triton"}
     assert kernels.available("cpu", torch.float64)["torch"] is None
     assert "float64" in str(kernels.available("cpu", torch.float64)["embedding_bag"])
     for name in ("embedding_bag", "native"):

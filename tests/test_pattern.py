@@ -41,7 +41,7 @@ def test_structure_is_that_of_scipy(case: Case, device: str) -> None:
 def test_transpose_is_that_of_scipy(
     case: Case, block: int, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pattern_module, "CHUNK", block / 64)  # blocks of columns, as for huge patterns
+    monkeypatch.setattr(pattern_module, "BLOCK", block)  # blocks of columns, as for huge patterns
     pattern, csr = interop.to_pattern(case.adjacency, device=device), _canonical(case.adjacency)
     csr.data = np.arange(csr.nnz)
     csc = csr.tocsc()

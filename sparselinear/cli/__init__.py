@@ -16,10 +16,11 @@ from typing import NoReturn
 
 import torch
 
+from ..interrupt import INTERRUPTED, leave_to_python
 from . import advise, build, profile, sweep
 from .arguments import UsageError
 
-OK, FAILED, WRONG, INTERRUPTED, NO_READER = 0, 1, 2, 130, 141
+OK, FAILED, WRONG, NO_READER = 0, 1, 2, 141
 
 
 class _Parser(argparse.ArgumentParser):
@@ -38,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code.
     """
     try:
+        leave_to_python()
         try:
             code = _run(arguments)
         except SystemExit as leave:  # --help, --version

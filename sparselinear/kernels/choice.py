@@ -17,9 +17,11 @@ from .embedding_bag import EmbeddingBagKernel
 from .gather import GatherKernel
 from .native import NativeKernel
 from .torch_sparse import TorchKernel
+from .triton import TritonKernel
 
-_TORCH, _EMBEDDING_BAG, _GATHER, _NATIVE = TorchKernel(), EmbeddingBagKernel(), GatherKernel(), NativeKernel()
-_FAMILY: dict[str, Kernel] = {k.name: k for k in (_TORCH, _EMBEDDING_BAG, _GATHER, _NATIVE)}
+_TORCH, _EMBEDDING_BAG, _GATHER = TorchKernel(), EmbeddingBagKernel(), GatherKernel()
+_NATIVE, _TRITON = NativeKernel(), TritonKernel()
+_FAMILY: dict[str, Kernel] = {k.name: k for k in (_TORCH, _EMBEDDING_BAG, _GATHER, _NATIVE, _TRITON)}
 _forced: ContextVar[Kernel | None] = ContextVar("sparselinear_kernel", default=None)
 
 # Where there is no native kernel: from this batch on FBGEMM's product is the faster one. MKL's time over
@@ -74,7 +76,7 @@ def use(name: str) -> Iterator[None]:
     Backward runs the kernel that ran forward, wherever it is called.
 
     Args:
-        name: ``"native"``, ``"torch"``, ``"embedding_bag"`` or ``"gather"``.
+        name: ``"native"``, ``"triton"``, ``"torch"``, ``"embedding_bag"`` or ``"gather"``.
 
     Raises:
         ValueError: there is no kernel of that name.

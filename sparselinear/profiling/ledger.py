@@ -5,14 +5,17 @@ built. The terms that are kept are exact, and tests hold them against the tensor
 torch's allocator. The two transients are what a step holds for a moment beyond them: an estimate, read
 off the resident memory of processes like those of :mod:`sparselinear.profiling.peak` on a CPU. For our
 layer they are those of the native kernel: 100 to 350 MB of layer with 2 to 8 million connections, batches
-of 4 to 128 and one thread peaked within 5 % of what is predicted in float32 and float64, and up to 9 % above
-it in bfloat16; the torch kernel stayed up to a seventh below. For the others they are good to a tenth.
+of 4 to 128 and one thread peaked within 5 % of what is predicted in every dtype; the torch kernel stayed up
+to a seventh below. For the others they are good to a tenth.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
+
+from ..pattern import BLOCK
 
 if TYPE_CHECKING:
     import torch
@@ -82,7 +85,12 @@ class Sizes:
     @property
     def activations_bytes(self) -> int:
         """Bytes of the output and of the gradient of the input, which every system has."""
-        return self.grad_input_bytes + self.batch * self.out_features * self.itemsize
+        return self.grad_input_bytes + self.output_bytes
+
+    @property
+    def output_bytes(self) -> int:
+        """Bytes of the output."""
+        return self.batch * self.out_features * self.itemsize
 
     @property
     def grad_input_bytes(self) -> int:
@@ -109,6 +117,8 @@ class Ledger:
         adam_transient_bytes: what an update by Adam holds for a moment beyond the rest.
         building_bytes: all that is held at once while the system is built, where that is more than the
             resident bytes; otherwise 0.
+        transposing_bytes: all that is held at once, the output apart, while the first backward finds the
+            transpose; 0 for a system that keeps none.
     """
 
     parameters_bytes: int
@@ -120,6 +130,7 @@ class Ledger:
     step_transient_bytes: int = 0
     adam_transient_bytes: int = 0
     building_bytes: int = 0
+    transposing_bytes: int = 0
 
     @property
     def resident_bytes(self) -> int:
@@ -146,7 +157,8 @@ def needed_bytes(ledger: Ledger, sizes: Sizes) -> int:
     """Bytes that have to be free: for the building, or for a training step and its activations."""
     step = ledger.step_transient_bytes + sizes.activations_bytes
     update = ledger.adam_transient_bytes + sizes.grad_input_bytes  # the output is gone by then
-    return max(ledger.total_bytes + max(step, update), ledger.building_bytes)
+    first = ledger.transposing_bytes + sizes.output_bytes
+    return max(ledger.total_bytes + max(step, update), ledger.building_bytes, first)
 
 
 def adam_state(parameter_bytes: int, tensors: int) -> int:
@@ -158,15 +170,24 @@ def sparse(sizes: Sizes) -> Ledger:
     """Ledger of :class:`sparselinear.SparseLinear`."""
     index = sizes.index_itemsize
     parameters = sizes.values_bytes + sizes.bias_bytes
+    indices = (sizes.out_features + 1 + sizes.nnz) * index  # crow_indices, col_indices
     return Ledger(
         parameters_bytes=parameters,
-        indices_bytes=(sizes.out_features + 1 + sizes.nnz) * index,  # crow_indices, col_indices
+        indices_bytes=indices,
         transpose_bytes=(sizes.in_features + 1 + 2 * sizes.nnz) * index,  # ccol, row, permutation
         gradients_bytes=parameters,
         adam_bytes=adam_state(parameters, 1 + sizes.bias),
         step_transient_bytes=sum(_scratch(sizes)),
-        adam_transient_bytes=2 * sizes.values_bytes + _kept_scratch(sizes),
+        adam_transient_bytes=2 * sizes.values_bytes + _kept(_scratch(sizes)),
+        transposing_bytes=parameters + indices + _transposing(sizes) + _kept(_forward_scratch(sizes)),
     )
+
+
+def _transposing(sizes: Sizes) -> int:
+    """The permutation, and what sorting one block of columns takes: sorted keys, their places, and copies."""
+    blocks = max(1, math.ceil(sizes.nnz / BLOCK))
+    scratch = 16 + sizes.index_itemsize + (8 + sizes.index_itemsize if blocks > 1 else 0)
+    return sizes.nnz * sizes.index_itemsize + sizes.nnz // blocks * scratch
 
 
 def _reordered(sizes: Sizes) -> int:
@@ -185,10 +206,16 @@ def _scratch(sizes: Sizes) -> tuple[int, ...]:
     return panel, _reordered(sizes), _reordered(sizes)
 
 
-def _kept_scratch(sizes: Sizes) -> int:
+def _forward_scratch(sizes: Sizes) -> tuple[int, ...]:
+    """Blocks of scratch of the forward: a panel of the input, and values of a half type in float32."""
+    panel = min(sizes.batch * _wide(sizes), _PANEL_ROW_BYTES) * sizes.in_features
+    return panel, _reordered(sizes) if sizes.itemsize < _wide(sizes) else 0
+
+
+def _kept(scratch: tuple[int, ...]) -> int:
     """What the native kernel keeps of its scratch between calls: block by block, as far as they fit."""
     kept = 0
-    for block in _scratch(sizes):
+    for block in scratch:
         kept += block if kept + block <= _KEPT_SCRATCH else 0
     return kept
 
