@@ -7,6 +7,11 @@ from importlib.util import find_spec
 
 import pytest
 import torch
+from devices import DEVICES
+
+# What cuBLAS asks for in order to be deterministic, before its first product: masked dense twins multiply
+# by it under torch.use_deterministic_algorithms(True), which refuses without.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 # Triton decides when it is imported whether programs can be interpreted, and torch may import it. With no
 # card that has to be so; test_triton.py sets the variable again while its own tests run.
@@ -19,6 +24,13 @@ if find_spec("triton") and not torch.cuda.is_available():
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(params=DEVICES)
+def device(request: pytest.FixtureRequest) -> str:
+    """The CPU, and the GPU where there is one."""
+    name: str = request.param
+    return name
 
 
 @pytest.fixture

@@ -88,10 +88,6 @@ each_info = pytest.mark.parametrize("info", [SPARSE, LINEAR], ids=lambda info: i
 each_dtype = pytest.mark.parametrize("dtype", SPARSE.dtypes, ids=str)
 wide_dtype = pytest.mark.parametrize("dtype", LINEAR.dtypes, ids=str)
 each_conversion = pytest.mark.parametrize("swap", [False, True], ids=["replaced", "swapped"])
-on_cuda = [
-    pytest.mark.cuda,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),
-]
 
 
 def built(module_input: Any, info: Any, **factory: Any) -> nn.Module:
@@ -100,12 +96,14 @@ def built(module_input: Any, info: Any, **factory: Any) -> nn.Module:
     return layer
 
 
-def calls(info: Any, dtype: torch.dtype, requires_grad: bool = False) -> Iterator[tuple[Any, Any, Tensor]]:
+def calls(
+    info: Any, device: str, dtype: torch.dtype, requires_grad: bool = False
+) -> Iterator[tuple[Any, Any, Tensor]]:
     """For each input of a ModuleInfo itself, a layer made of it and the tensor that goes in."""
-    for module_input in info.module_inputs_func(info, "cpu", dtype, requires_grad, training=True):
+    for module_input in info.module_inputs_func(info, device, dtype, requires_grad, training=True):
         called = module_input.forward_input
         (x,) = (*called.args, *called.kwargs.values())
-        yield module_input, built(module_input, info).to(dtype), x
+        yield module_input, built(module_input, info).to(device, dtype), x
 
 
 def assert_placed(layer: nn.Module, device: str, dtype: torch.dtype) -> None:
@@ -115,10 +113,10 @@ def assert_placed(layer: nn.Module, device: str, dtype: torch.dtype) -> None:
 
 
 def reference(module_input: Any, layer: nn.Module, x: Tensor, of: Callable[[Tensor], Tensor]) -> Tensor:
-    """The reference of a ModuleInput in float64, over a transform of all tensors."""
-    wide = copy.deepcopy(layer).double()
+    """The reference of a ModuleInput in float64 on the CPU, over a transform of all tensors."""
+    wide = copy.deepcopy(layer).cpu().double()
     with torch.no_grad():
         for parameter in wide.parameters():
             parameter.copy_(of(parameter))
-        output: Tensor = module_input.reference_fn(wide, of(x.detach().double()))
+        output: Tensor = module_input.reference_fn(wide, of(x.detach().cpu().double()))
     return output

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
+from devices import run_again
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
@@ -19,11 +20,11 @@ from sparselinear.convert import densify, magnitude_masks, sparse_layers, sparsi
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def pruned_mlp(dtype: torch.dtype = torch.float32) -> nn.Sequential:
+def pruned_mlp(device: str = "cpu") -> nn.Sequential:
     """An MLP that prune.global_unstructured has taken 90 % of the weights from."""
     torch.manual_seed(1)
     mlp = nn.Sequential(nn.Linear(40, 64), nn.ReLU(), nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 10)).to(
-        dtype
+        device
     )
     weights = [(layer, "weight") for layer in mlp if isinstance(layer, nn.Linear)]
     prune.global_unstructured(weights, pruning_method=prune.L1Unstructured, amount=0.9)
@@ -70,8 +71,8 @@ def assert_same(before: tuple[Any, ...], after: tuple[Any, ...]) -> None:
 # Outputs, names, and what is where.
 
 
-def test_pruned_mlp_gives_the_same_outputs() -> None:
-    mlp, x = pruned_mlp(), torch.randn(16, 40)
+def test_pruned_mlp_gives_the_same_outputs(device: str) -> None:
+    mlp, x = pruned_mlp(device), torch.randn(16, 40, device=device)
     expected = mlp(x)
     made = sparsify(mlp)
     assert made.converted == ("0", "2", "4")
@@ -83,8 +84,8 @@ def test_pruned_mlp_gives_the_same_outputs() -> None:
     assert kept == round(0.1 * (40 * 64 + 64 * 48 + 48 * 10))
 
 
-def test_only_layers_with_zeros_are_converted() -> None:
-    model, x = Block(), torch.randn(7, 12)
+def test_only_layers_with_zeros_are_converted(device: str) -> None:
+    model, x = Block().to(device), torch.randn(7, 12, device=device)
     expected, second = model(x), model.body["second"]
     made = sparsify(model)
     assert made.converted == ("body.first", "head")
@@ -95,8 +96,8 @@ def test_only_layers_with_zeros_are_converted() -> None:
     torch.testing.assert_close(model(x), expected)
 
 
-def test_back_again() -> None:
-    model, x = Block(), torch.randn(7, 12)
+def test_back_again(device: str) -> None:
+    model, x = Block().to(device), torch.randn(7, 12, device=device)
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     sparsify(model)
     made = densify(model)
@@ -129,16 +130,17 @@ FORMS: list[tuple[str, Callable[[], Any]]] = [
 
 
 @pytest.mark.parametrize(("form", "make"), FORMS, ids=[form for form, _ in FORMS])
-def test_masks_by_name(form: str, make: Callable[[], Any]) -> None:
-    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 3))
+def test_masks_by_name(form: str, make: Callable[[], Any], device: str) -> None:
+    """Masks of the CPU, for a model wherever it is."""
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 3)).to(device)
     weight = model[0].weight.detach().clone()
     assert sparsify(model, {"0": make()}).converted == ("0",)
-    assert torch.equal(model[0].to_dense(), weight * torch.from_numpy(MASK))
+    assert torch.equal(model[0].to_dense(), weight * torch.from_numpy(MASK).to(device))
     assert type(model[1]) is nn.Linear
 
 
-def test_a_mask_may_be_narrower_than_pruning() -> None:
-    mlp = pruned_mlp()
+def test_a_mask_may_be_narrower_than_pruning(device: str) -> None:
+    mlp = pruned_mlp(device)
     expected = (mlp[0].weight_orig * mlp[0].weight_mask).detach()
     masks = magnitude_masks(mlp, 0.05, only=["0"])
     assert sparsify(mlp, masks).converted == ("0",)
@@ -164,8 +166,8 @@ def test_only_takes_names_or_a_function() -> None:
     assert seen == [("body.first", 12, (9, 12)), ("head", 9, (5, 9))]
 
 
-def test_sparse_layers_leave_the_model_alone() -> None:
-    mlp = pruned_mlp()
+def test_sparse_layers_leave_the_model_alone(device: str) -> None:
+    mlp = pruned_mlp(device)
     before = snapshot(mlp)
     layers = sparse_layers(mlp)
     assert_same(before, snapshot(mlp))
@@ -178,9 +180,9 @@ def test_sparse_layers_leave_the_model_alone() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("training", [True, False])
-def test_mode_gradients_and_dtype_are_kept(dtype: torch.dtype, training: bool) -> None:
-    model = nn.Sequential(holed(nn.Linear(6, 5)), holed(nn.Linear(5, 4))).to(dtype).train(training)
-    model(torch.randn(3, 6, dtype=dtype)).sum().backward()
+def test_mode_gradients_and_dtype_are_kept(dtype: torch.dtype, training: bool, device: str) -> None:
+    model = nn.Sequential(holed(nn.Linear(6, 5)), holed(nn.Linear(5, 4))).to(device, dtype).train(training)
+    model(torch.randn(3, 6, dtype=dtype, device=device)).sum().backward()
     model[0].weight.requires_grad_(False)
     model[1].bias.requires_grad_(False)
     model[1].weight.no_decay = True
@@ -198,9 +200,9 @@ def test_mode_gradients_and_dtype_are_kept(dtype: torch.dtype, training: bool) -
     assert torch.equal(model[1].weight.grad, torch.where(model[1].weight != 0, grad, 0))
 
 
-def test_hooks_and_their_handles_are_kept() -> None:
-    mlp, calls = pruned_mlp(), []
-    layer, x = mlp[2], torch.randn(3, 40)
+def test_hooks_and_their_handles_are_kept(device: str) -> None:
+    mlp, calls = pruned_mlp(device), []
+    layer, x = mlp[2], torch.randn(3, 40, device=device)
     handles = [
         layer.register_forward_pre_hook(lambda *_: calls.append("pre")),
         layer.register_forward_hook(lambda *_, **__: calls.append("forward"), with_kwargs=True),
@@ -240,11 +242,11 @@ def test_what_a_user_put_on_a_layer_is_kept() -> None:
     assert type(model[0].extra) is nn.Dropout
 
 
-def test_tied_weights_stay_tied() -> None:
-    model = nn.Sequential(holed(nn.Linear(6, 6)), nn.Linear(6, 6), nn.Linear(6, 6))
+def test_tied_weights_stay_tied(device: str) -> None:
+    model = nn.Sequential(holed(nn.Linear(6, 6)), nn.Linear(6, 6), nn.Linear(6, 6)).to(device)
     model[1].weight = model[0].weight
     model[2].bias = model[0].bias
-    x = torch.randn(3, 6)
+    x = torch.randn(3, 6, device=device)
     expected = model(x)
     optimizer = torch.optim.Adam(model.parameters())
     sparsify(model, optimizer=optimizer)
@@ -265,15 +267,15 @@ def test_a_module_in_two_places_stays_one() -> None:
     assert type(model[0]) is SparseLinear
 
 
-def test_a_converted_model_can_be_copied_and_saved() -> None:
-    mlp, x = pruned_mlp(), torch.randn(3, 40)
+def test_a_converted_model_can_be_copied_and_saved(device: str) -> None:
+    mlp, x = pruned_mlp(device), torch.randn(3, 40, device=device)
     sparsify(mlp)
     twin = copy.deepcopy(mlp)
-    assert torch.equal(twin(x), mlp(x))
-    other = pruned_mlp()
+    torch.testing.assert_close(twin(x), mlp(x), **run_again(device))
+    other = pruned_mlp(device)
     sparsify(other)
     other.load_state_dict(mlp.state_dict())
-    assert torch.equal(other(x), mlp(x))
+    torch.testing.assert_close(other(x), mlp(x), **run_again(device))
 
 
 # Transformer layers.
@@ -290,9 +292,9 @@ def encoder_layer(density: float, batch_first: bool = True, **options: Any) -> n
 @pytest.mark.parametrize("density", [0.1, 0.05])
 @pytest.mark.parametrize("batch_first", [True, False])
 @pytest.mark.parametrize("training", [True, False])
-def test_encoder_layer(density: float, batch_first: bool, training: bool) -> None:
-    layer = encoder_layer(density, batch_first).train(training)
-    dense, x = copy.deepcopy(layer), torch.randn(2, 6, 512)
+def test_encoder_layer(density: float, batch_first: bool, training: bool, device: str) -> None:
+    layer = encoder_layer(density, batch_first).to(device).train(training)
+    dense, x = copy.deepcopy(layer), torch.randn(2, 6, 512).to(device)
     made = sparsify(layer)
     assert made.converted == ("linear1", "linear2")
     assert list(made.left) == ["self_attn.out_proj"]
@@ -310,13 +312,13 @@ def test_encoder_layer(density: float, batch_first: bool, training: bool) -> Non
         )
 
 
-def test_fused_paths_are_switched_off_and_on_again() -> None:
+def test_fused_paths_are_switched_off_and_on_again(device: str) -> None:
     encoder = nn.TransformerEncoder(
         nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True), 2
     ).eval()
     holed(encoder.layers[1].linear1)
-    dense, x = copy.deepcopy(encoder), torch.randn(3, 5, 16)
-    padding = torch.arange(5) >= torch.tensor([[5], [3], [2]])
+    dense, x = copy.deepcopy(encoder.to(device)), torch.randn(3, 5, 16).to(device)
+    padding = (torch.arange(5) >= torch.tensor([[5], [3], [2]])).to(device)
     sparsify(encoder, {"layers.1.linear1": encoder.layers[1].linear1.weight != 0})
     sparsified = copy.deepcopy(encoder)
     with torch.no_grad():
@@ -478,11 +480,11 @@ def test_refused(make: Callable[[], tuple[Any, dict[str, Any]]], kind: type[Exce
         assert_same(before, snapshot(model))
 
 
-def test_an_error_late_leaves_model_and_optimizer_alone() -> None:
-    mlp = pruned_mlp()
+def test_an_error_late_leaves_model_and_optimizer_alone(device: str) -> None:
+    mlp = pruned_mlp(device)
     optimizer = torch.optim.Adam([mlp[0].weight_orig, mlp[2].weight_orig])
     for _ in range(2):
-        mlp(torch.randn(4, 40)).sum().backward()
+        mlp(torch.randn(4, 40, device=device)).sum().backward()
         optimizer.step()
     before, held = snapshot(mlp), list(optimizer.param_groups[0]["params"])
     state = {id(key): dict(entries) for key, entries in optimizer.state.items()}

@@ -13,19 +13,19 @@ from sparselinear import SparsityPattern
 from sparselinear.convert import magnitude_masks, masks_of
 
 
-def net(dtype: torch.dtype = torch.float32) -> nn.Sequential:
-    net = nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 10)).to(dtype)
+def net(device: str, dtype: torch.dtype = torch.float32) -> nn.Sequential:
+    net = nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 10)).to(device, dtype)
     with torch.no_grad():
         net[2].weight.mul_(5)  # so that a global threshold is not the threshold of each
     return net
 
 
 def dense(pattern: SparsityPattern) -> Tensor:
-    return pattern.dense_tensor(torch.ones(pattern.nnz)).bool()
+    return pattern.dense_tensor(torch.ones(pattern.nnz, device=pattern.device)).bool()
 
 
-def test_zeros() -> None:
-    model = net()
+def test_zeros(device: str) -> None:
+    model = net(device)
     model[0].weight.data[3, 4:7] = 0
     masks = masks_of(model)
     assert list(masks) == ["0"]
@@ -33,8 +33,8 @@ def test_zeros() -> None:
     assert masks["0"].nnz == 597
 
 
-def test_pruning_and_not_the_weight_says_where_connections_are() -> None:
-    model = net()
+def test_pruning_and_not_the_weight_says_where_connections_are(device: str) -> None:
+    model = net(device)
     model[0].weight.data[0, 0] = 0
     prune.ln_structured(model[0], "weight", 0.3, n=2, dim=0)
     prune.random_unstructured(model[2], "weight", 0.5)
@@ -45,24 +45,24 @@ def test_pruning_and_not_the_weight_says_where_connections_are() -> None:
         assert torch.equal(dense(masks[name]), layer.weight_mask.bool())
 
 
-def test_zero_everywhere_is_a_beginning_and_no_mask() -> None:
-    model = net()
+def test_zero_everywhere_is_a_beginning_and_no_mask(device: str) -> None:
+    model = net(device)
     nn.init.zeros_(model[0].weight)
     assert masks_of(model) == {}
     prune.random_unstructured(model[0], "weight", 1.0)
     assert masks_of(model)["0"].nnz == 0
 
 
-def test_a_pruned_bias_is_no_mask() -> None:
-    model = net()
+def test_a_pruned_bias_is_no_mask(device: str) -> None:
+    model = net(device)
     prune.random_unstructured(model[0], "bias", 0.5)
     assert masks_of(model) == {}
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("density", [0.25, 1.0])
-def test_magnitude_by_layer(dtype: torch.dtype, density: float) -> None:
-    model = net(dtype)
+def test_magnitude_by_layer(dtype: torch.dtype, density: float, device: str) -> None:
+    model = net(device, dtype)
     masks = magnitude_masks(model, density)
     for name, pattern in masks.items():
         weight, mask = model.get_submodule(name).weight.detach().abs(), dense(pattern)
@@ -72,8 +72,8 @@ def test_magnitude_by_layer(dtype: torch.dtype, density: float) -> None:
 
 
 @pytest.mark.parametrize("pruned", [False, True])
-def test_magnitude_over_all_is_that_of_torch(pruned: bool) -> None:
-    model = net()
+def test_magnitude_over_all_is_that_of_torch(pruned: bool, device: str) -> None:
+    model = net(device)
     weights = [(model[0], "weight"), (model[2], "weight")]
     if pruned:  # what is gone already counts among the entries
         prune.global_unstructured(weights, prune.L1Unstructured, amount=0.3)
@@ -84,8 +84,8 @@ def test_magnitude_over_all_is_that_of_torch(pruned: bool) -> None:
     assert sum(pattern.nnz for pattern in masks.values()) == 225
 
 
-def test_equal_magnitudes_and_zeros() -> None:
-    model = nn.Sequential(nn.Linear(10, 10), nn.Linear(10, 10))
+def test_equal_magnitudes_and_zeros(device: str) -> None:
+    model = nn.Sequential(nn.Linear(10, 10), nn.Linear(10, 10)).to(device)
     nn.init.ones_(model[0].weight)
     nn.init.zeros_(model[1].weight)
     model[1].weight.data[0, :7] = 2
@@ -94,7 +94,7 @@ def test_equal_magnitudes_and_zeros() -> None:
 
 
 def test_magnitude_of_named_layers() -> None:
-    assert list(magnitude_masks(net(), 0.5, only=["2"])) == ["2"]
+    assert list(magnitude_masks(net("cpu"), 0.5, only=["2"])) == ["2"]
 
 
 BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
@@ -115,11 +115,11 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
 @pytest.mark.parametrize(("options", "kind", "text"), BAD, ids=[text for *_, text in BAD])
 def test_wrong_arguments(options: dict[str, Any], kind: type[Exception], text: str) -> None:
     with pytest.raises(kind, match=text):
-        magnitude_masks(net(), **{"density": 0.5, **options})
+        magnitude_masks(net("cpu"), **{"density": 0.5, **options})
 
 
-def test_nan_cannot_be_compared() -> None:
-    model = net()
+def test_nan_cannot_be_compared(device: str) -> None:
+    model = net(device)
     model[2].weight.data[0, 0] = float("nan")
     with pytest.raises(ValueError, match=r"2.weight: expected numbers that can be compared, got NaN"):
         magnitude_masks(model, 0.5)

@@ -20,9 +20,9 @@ REFUSED = {"Adafactor", "LBFGS"}
 STEPS = 3
 
 
-def pruned_mlp(dtype: torch.dtype) -> nn.Sequential:
+def pruned_mlp(device: str, dtype: torch.dtype) -> nn.Sequential:
     torch.manual_seed(1)
-    mlp = nn.Sequential(nn.Linear(20, 30), nn.Tanh(), nn.Linear(30, 10)).to(dtype)
+    mlp = nn.Sequential(nn.Linear(20, 30), nn.Tanh(), nn.Linear(30, 10)).to(device, dtype)
     weights = [(mlp[0], "weight"), (mlp[2], "weight")]
     prune.global_unstructured(weights, pruning_method=prune.L1Unstructured, amount=0.8)
     return mlp
@@ -38,9 +38,9 @@ def make(name: str, model: nn.Module) -> torch.optim.Optimizer:
 
 
 def train(model: nn.Module, optimizer: torch.optim.Optimizer, seed: int, dtype: torch.dtype) -> None:
-    data = torch.Generator().manual_seed(seed)
+    data, device = torch.Generator().manual_seed(seed), next(model.parameters()).device
     for _ in range(STEPS):
-        x = torch.randn(16, 20, generator=data, dtype=dtype)
+        x = torch.randn(16, 20, generator=data, dtype=dtype).to(device)
         optimizer.zero_grad()
         model(x).square().mean().backward()
         optimizer.step()
@@ -60,12 +60,12 @@ def weights(model: nn.Module) -> list[Tensor]:
 
 @pytest.mark.parametrize("name", sorted(SETTINGS.keys() - REFUSED))
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_training_goes_on(name: str, dtype: torch.dtype) -> None:
-    dense, sparse = pruned_mlp(dtype), pruned_mlp(dtype)
+def test_training_goes_on(name: str, dtype: torch.dtype, device: str) -> None:
+    dense, sparse = pruned_mlp(device, dtype), pruned_mlp(device, dtype)
     optimizers = [make(name, model) for model in (dense, sparse)]
     for model, optimizer in zip((dense, sparse), optimizers, strict=True):
         train(model, optimizer, 0, dtype)
-    x = torch.randn(5, 20, dtype=dtype)
+    x = torch.randn(5, 20, dtype=dtype).to(device)
     before = dense(x)
     start = weights(dense)[0].clone()
     sparsify(sparse, optimizer=optimizers[1])
@@ -79,8 +79,8 @@ def test_training_goes_on(name: str, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("name", ["SGD", "Adam"])
-def test_there_and_back(name: str) -> None:
-    dense, there = pruned_mlp(torch.float64), pruned_mlp(torch.float64)
+def test_there_and_back(name: str, device: str) -> None:
+    dense, there = pruned_mlp(device, torch.float64), pruned_mlp(device, torch.float64)
     optimizers = [make(name, model) for model in (dense, there)]
     for model, optimizer in zip((dense, there), optimizers, strict=True):
         train(model, optimizer, 0, torch.float64)
@@ -99,7 +99,7 @@ def test_there_and_back(name: str) -> None:
 
 
 def test_groups_names_and_order_are_kept() -> None:
-    mlp = pruned_mlp(torch.float32)
+    mlp = pruned_mlp("cpu", torch.float32)
     optimizer = make("Adam", mlp)
     names = [list(group["param_names"]) for group in optimizer.param_groups]
     assert names == [["0.weight_orig", "2.bias", "2.weight_orig"], ["0.bias"]]
@@ -115,11 +115,11 @@ def test_groups_names_and_order_are_kept() -> None:
     assert optimizer.param_groups[0]["param_names"] == ["0.weight", "2.bias", "2.weight"]
 
 
-def test_a_conversion_between_backward_and_step() -> None:
-    dense, sparse = pruned_mlp(torch.float64), pruned_mlp(torch.float64)
+def test_a_conversion_between_backward_and_step(device: str) -> None:
+    dense, sparse = pruned_mlp(device, torch.float64), pruned_mlp(device, torch.float64)
     optimizers = [make("Adam", model) for model in (dense, sparse)]
     for model in (dense, sparse):
-        model(torch.ones(2, 20, dtype=torch.float64)).sum().backward()
+        model(torch.ones(2, 20, dtype=torch.float64, device=device)).sum().backward()
     sparsify(sparse, optimizer=optimizers[1])
     for optimizer in optimizers:
         optimizer.step()
@@ -128,7 +128,7 @@ def test_a_conversion_between_backward_and_step() -> None:
 
 
 def test_a_frozen_layer_need_not_be_held() -> None:
-    mlp = pruned_mlp(torch.float32)
+    mlp = pruned_mlp("cpu", torch.float32)
     mlp[0].weight_orig.requires_grad_(False)
     optimizer = torch.optim.SGD([mlp[2].weight_orig, mlp[2].bias], lr=0.1)
     assert sparsify(mlp, optimizer=optimizer).converted == ("0", "2")
@@ -136,8 +136,8 @@ def test_a_frozen_layer_need_not_be_held() -> None:
     assert optimizer.param_groups[0]["params"][0] is mlp[2].values
 
 
-def test_a_scheduler_and_a_checkpoint_go_on() -> None:
-    mlp = pruned_mlp(torch.float32)
+def test_a_scheduler_and_a_checkpoint_go_on(device: str) -> None:
+    mlp = pruned_mlp(device, torch.float32)
     optimizer = make("Adam", mlp)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1)
     train(mlp, optimizer, 0, torch.float32)
@@ -168,7 +168,7 @@ class Nested(torch.optim.SGD):
     ],
 )
 def test_state_that_cannot_follow(name: str, steps: int, text: str) -> None:
-    mlp = pruned_mlp(torch.float32)
+    mlp = pruned_mlp("cpu", torch.float32)
     matrices = [mlp[0].weight_orig, mlp[2].weight_orig]
     kind: Any = Nested if name == "Nested" else getattr(torch.optim, name)
     optimizer = kind(matrices, lr=0.1)
@@ -187,15 +187,15 @@ def test_state_that_cannot_follow(name: str, steps: int, text: str) -> None:
     assert mlp[0].weight_orig is matrices[0]
 
 
-def test_lbfgs_before_its_first_step() -> None:
-    mlp = pruned_mlp(torch.float32)
+def test_lbfgs_before_its_first_step(device: str) -> None:
+    mlp = pruned_mlp(device, torch.float32)
     optimizer = torch.optim.LBFGS(mlp.parameters(), lr=0.1, max_iter=2)
     sparsify(mlp, optimizer=optimizer)
     start = mlp[0].values.detach().clone()
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        loss: Tensor = mlp(torch.ones(2, 20)).square().sum()
+        loss: Tensor = mlp(torch.ones(2, 20, device=device)).square().sum()
         loss.backward()
         return loss
 

@@ -11,18 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from devices import each_kernel
 
 from sparselinear import SparseLinear, interop, kernels
 
 DATA = Path(__file__).parent / "data" / "graphchallenge"
 BIAS, CEILING = -0.3, 32.0  # published with the networks
-# The categories are those of float32 and wider: half types round sums of sixteenths differently.
-RUNNABLE = [
-    (name, dtype)
-    for dtype in (torch.float32, torch.float64)
-    for name, problem in kernels.available("cpu", dtype).items()
-    if problem is None
-]
 
 
 @pytest.fixture(scope="module")
@@ -33,19 +27,20 @@ def layers() -> list[SparseLinear]:
 
 
 @pytest.mark.parametrize("feature_major", [False, True], ids=["batch-major", "feature-major"])
-@pytest.mark.parametrize(("kernel", "dtype"), RUNNABLE, ids=lambda part: str(part).removeprefix("torch."))
+# The categories are those of float32 and wider: half types round sums of sixteenths differently.
+@each_kernel(torch.float32, torch.float64)
 def test_published_categories(
-    layers: list[SparseLinear], kernel: str, dtype: torch.dtype, feature_major: bool
+    layers: list[SparseLinear], device: str, kernel: str, dtype: torch.dtype, feature_major: bool
 ) -> None:
     images = interop.load_adjacency(DATA / "images_subset.npz")
-    y = torch.from_numpy(images.toarray()).to(dtype)  # (images, neurons)
+    y = torch.from_numpy(images.toarray()).to(device, dtype)  # (images, neurons)
     y = y.t().contiguous().t() if feature_major else y
     with torch.no_grad(), kernels.use(kernel):
         for layer in layers:
-            z = layer.to(dtype)(y)
+            z = layer.to(device, dtype)(y)
             # The bias belongs to the entries that the sparse product makes, those that are not zero.
             y = torch.where(z != 0, z + BIAS, z).clamp(0, CEILING)
-    categories = np.flatnonzero(y.sum(1).numpy())
+    categories = np.flatnonzero(y.sum(1).cpu().numpy())
     expected = np.load(DATA / "expected.npz")["active_rows"]
     assert len(expected) > 0
     np.testing.assert_array_equal(categories, expected)

@@ -25,15 +25,15 @@ def _graph(kind: Any) -> Any:
 
 
 def _dense(layer: SparseLinear) -> np.ndarray[Any, Any]:
-    return layer.to_dense().numpy().T
+    return layer.to_dense().cpu().numpy().T
 
 
 @pytest.mark.parametrize("kind", ["Graph", "DiGraph", "MultiGraph", "MultiDiGraph"])
-def test_networkx(kind: str) -> None:
+def test_networkx(kind: str, device: str) -> None:
     graph = _graph(getattr(networkx, kind))
     if graph.is_multigraph():
         graph.add_edge("a", "b", weight=5.0)  # parallel edges are one connection, their sum
-    layer = SparseLinear.from_graph(graph, keep_values=True, dtype=torch.float64)
+    layer = SparseLinear.from_graph(graph, keep_values=True, device=device, dtype=torch.float64)
     np.testing.assert_array_equal(_dense(layer), networkx.to_numpy_array(graph))
 
 
@@ -58,15 +58,16 @@ def test_networkx_weight_that_is_no_number(weight: Any) -> None:
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_edge_index(weighted: bool) -> None:
-    index = torch.tensor([[0, 3, 2, 0], [1, 1, 0, 1]])  # one edge twice
-    weight = torch.tensor([1.5, -2.0, 4.0, 0.25]) if weighted else torch.ones(4)
+def test_edge_index(weighted: bool, device: str) -> None:
+    index = torch.tensor([[0, 3, 2, 0], [1, 1, 0, 1]], device=device)  # one edge twice
+    weight = torch.tensor([1.5, -2.0, 4.0, 0.25] if weighted else [1.0] * 4, device=device)
     data = SimpleNamespace(edge_index=index, num_nodes=5)
     if weighted:
         data.edge_weight = weight
     expected = np.zeros((5, 5))
-    np.add.at(expected, tuple(index.numpy()), weight.numpy())
-    np.testing.assert_array_equal(_dense(SparseLinear.from_graph(data, keep_values=True)), expected)
+    np.add.at(expected, tuple(index.cpu().numpy()), weight.cpu().numpy())
+    layer = SparseLinear.from_graph(data, keep_values=True, device=device)
+    np.testing.assert_array_equal(_dense(layer), expected)
 
 
 @pytest.mark.parametrize(

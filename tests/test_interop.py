@@ -13,7 +13,7 @@ import scipy.sparse as sp
 import torch
 from cases import CASES, Case, each_case
 
-from sparselinear import interop
+from sparselinear import SparsityPattern, interop
 
 
 def _torch_csr(matrix: sp.csr_array, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -80,31 +80,40 @@ FORMS: dict[str, Callable[[sp.csr_array], Any]] = {
 }
 
 
+def _on(device: str, adjacency: Any) -> Any:
+    """A tensor or a pattern there; what is no torch's stays on the CPU."""
+    return adjacency.to(device) if isinstance(adjacency, torch.Tensor | SparsityPattern) else adjacency
+
+
 @pytest.mark.parametrize("form", FORMS)
-def test_every_form_gives_the_same_pattern(form: str) -> None:
+def test_every_form_gives_the_same_pattern(form: str, device: str) -> None:
     matrix = sp.csr_array(CASES[1].adjacency)
-    assert interop.to_pattern(FORMS[form](matrix)).equals(interop.to_pattern(matrix))
+    pattern = interop.to_pattern(_on(device, FORMS[form](matrix)), device=device)
+    assert pattern.device.type == device
+    assert pattern.equals(interop.to_pattern(matrix))
 
 
 @pytest.mark.parametrize(
     "form", [f for f in FORMS if not any(w in f for w in ("bool", "int", "16", "pattern"))]
 )
-def test_every_form_gives_the_same_values(form: str) -> None:
+def test_every_form_gives_the_same_values(form: str, device: str) -> None:
     matrix = sp.csr_array(CASES[1].adjacency)
-    pattern, values = interop.to_pattern_and_values(FORMS[form](matrix), dtype=torch.float64)
+    given = _on(device, FORMS[form](matrix))
+    pattern, values = interop.to_pattern_and_values(given, device=device, dtype=torch.float64)
+    assert values.device.type == pattern.device.type == device
     assert pattern.equals(interop.to_pattern(matrix))
-    np.testing.assert_array_equal(values, matrix.data)
-    assert not np.shares_memory(values.numpy(), matrix.data)
+    np.testing.assert_array_equal(values.cpu(), matrix.data)
+    assert not np.shares_memory(values.cpu().numpy(), matrix.data)
 
 
 @each_case
-def test_values_come_back_from_scipy(case: Case) -> None:
-    pattern, values = interop.to_pattern_and_values(case.adjacency, dtype=torch.float64)
+def test_values_come_back_from_scipy(case: Case, device: str) -> None:
+    pattern, values = interop.to_pattern_and_values(case.adjacency, device=device, dtype=torch.float64)
     back = interop.to_scipy(pattern, values)
     assert isinstance(back, sp.csr_array)
     assert back.nnz == pattern.nnz  # a stored zero stays stored
     np.testing.assert_array_equal(back.toarray(), case.adjacency.toarray())
-    assert not np.shares_memory(back.data, values.numpy())
+    assert not np.shares_memory(back.data, values.cpu().numpy())
 
 
 def test_the_callers_matrix_is_left_as_it_was() -> None:
@@ -118,12 +127,12 @@ def test_the_callers_matrix_is_left_as_it_was() -> None:
             np.testing.assert_array_equal(before.indices, case.adjacency.indices)
 
 
-def test_half_values_go_to_scipy_as_float32() -> None:
-    pattern = interop.to_pattern(CASES[0].adjacency)
-    values = torch.randn(pattern.nnz, dtype=torch.bfloat16)
+def test_half_values_go_to_scipy_as_float32(device: str) -> None:
+    pattern = interop.to_pattern(CASES[0].adjacency, device=device)
+    values = torch.randn(pattern.nnz, dtype=torch.bfloat16, device=device)
     back = interop.to_scipy(pattern, values)
     assert back.dtype == np.float32
-    np.testing.assert_array_equal(back.data, values.float())
+    np.testing.assert_array_equal(back.data, values.float().cpu())
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".mtx", ".smtx", ".NPZ"])
@@ -150,10 +159,10 @@ def test_files_are_read(case: Case, suffix: str, tmp_path: Path) -> None:
         np.testing.assert_allclose(read.data, csr.data, rtol=1e-15)
 
 
-def test_submatrix_is_that_of_numpy() -> None:
+def test_submatrix_is_that_of_numpy(device: str) -> None:
     matrix = CASES[1].adjacency
     rows, columns = np.array([5, 0, 36]), np.arange(53) % 3 == 0
     cut = interop.submatrix(matrix, rows, columns, keep_values=True)
     np.testing.assert_array_equal(cut.toarray(), matrix.toarray()[rows][:, columns])
-    cut = interop.submatrix(matrix, torch.tensor([1]), None, keep_values=True)
+    cut = interop.submatrix(matrix, torch.tensor([1], device=device), None, keep_values=True)
     np.testing.assert_array_equal(cut.toarray(), matrix.toarray()[[1]])

@@ -35,8 +35,8 @@ def _chosen(dtype: torch.dtype, batch: int) -> str:
     return kernels.choose(interop.to_pattern(ADJACENCY), dtype, batch).name
 
 
-def _skip_unless_available(name: str) -> None:
-    problem = kernels.available()[name]
+def _skip_unless_available(name: str, device: str = "cpu") -> None:
+    problem = kernels.available(device)[name]
     if problem is not None:
         pytest.skip(problem)
 
@@ -94,9 +94,11 @@ def test_devices_without_a_sparse_product_gather() -> None:
 
 
 @each_kernel
-def test_forced_kernel_runs_forward_and_backward(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    _skip_unless_available(name)
-    layer = SparseLinear.from_scipy(ADJACENCY)
+def test_forced_kernel_runs_forward_and_backward(
+    name: str, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _skip_unless_available(name, device)
+    layer = SparseLinear.from_scipy(ADJACENCY, device=device)
     calls: list[str] = []
     with kernels.use(name):
         kernel = kernels.choose(layer.pattern, torch.float32, 4)
@@ -109,7 +111,7 @@ def test_forced_kernel_runs_forward_and_backward(name: str, monkeypatch: pytest.
                 step,
                 lambda *args, step=step, original=original: (calls.append(step), original(*args))[1],
             )
-        output = layer(torch.randn(4, 53, requires_grad=True))
+        output = layer(torch.randn(4, 53, device=device, requires_grad=True))
     output.sum().backward()  # outside of the block: backward runs what forward ran
     assert calls == STEPS[name]
     assert "asked for" not in kernels.explain(layer, 4)
@@ -180,11 +182,11 @@ def test_a_failed_build_is_told_and_not_raised(monkeypatch: pytest.MonkeyPatch) 
     assert len(asked) == 1
 
 
-def test_no_beta_warning_reaches_the_user() -> None:
+def test_no_beta_warning_reaches_the_user(device: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        layer = SparseLinear.from_scipy(ADJACENCY)
-        layer(torch.randn(2, 53)).sum().backward()
+        layer = SparseLinear.from_scipy(ADJACENCY, device=device)
+        layer(torch.randn(2, 53, device=device)).sum().backward()
         repr(layer.weight)
 
 

@@ -13,37 +13,41 @@ import pytest
 import scipy.sparse as sp
 import torch
 from cases import CASES, Case, each_case
+from devices import DTYPES, run_again
 from reference import mask_of, positions
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from sparselinear import SparseLinear, SparsityPattern
+from sparselinear import SparseLinear, SparsityPattern, interop
 
-DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 ADJACENCY = CASES[1].adjacency  # (37, 53)
 
 
 def _dense_output(layer: SparseLinear, x: Tensor) -> Tensor:
     weight = torch.from_numpy(layer.to_scipy().toarray()).double()
-    bias = None if layer.bias is None else layer.bias.detach().double()
-    return nn.functional.linear(x.double(), weight, bias)
+    bias = None if layer.bias is None else layer.bias.detach().cpu().double()
+    return nn.functional.linear(x.cpu().double(), weight, bias)
 
 
 @each_case
 @pytest.mark.parametrize("bias", [True, False])
-def test_constructors_agree(case: Case, bias: bool) -> None:
+def test_constructors_agree(case: Case, bias: bool, device: str) -> None:
     out_features, in_features = case.adjacency.shape
     mask = mask_of(case.adjacency)
+    shape, graph = (in_features, out_features), sp.coo_array(case.adjacency).T
+    options: dict[str, Any] = {"bias": bias, "device": device}
     layers = [
-        SparseLinear(in_features, out_features, case.adjacency, bias=bias),
-        SparseLinear(in_features, out_features, mask, bias),
-        SparseLinear.from_scipy(case.adjacency, bias=bias),
-        SparseLinear.from_scipy(case.adjacency, keep_values=True, bias=bias),
-        SparseLinear.from_graph(sp.coo_array(case.adjacency).T, bias=bias),
-        SparseLinear.from_graph(sp.coo_array(case.adjacency).T, keep_values=True, bias=bias),
-        SparseLinear(in_features, out_features, SparseLinear.from_scipy(case.adjacency).pattern, bias),
+        SparseLinear(*shape, case.adjacency, **options),
+        SparseLinear(*shape, mask, **options),
+        SparseLinear(*shape, mask.to(device), **options),
+        SparseLinear.from_scipy(case.adjacency, **options),
+        SparseLinear.from_scipy(case.adjacency, keep_values=True, **options),
+        SparseLinear.from_graph(graph, **options),
+        SparseLinear.from_graph(graph, keep_values=True, **options),
+        SparseLinear(*shape, SparseLinear.from_scipy(case.adjacency).pattern, **options),
     ]
     for layer in layers:
+        assert layer.values.device.type == layer.col_indices.device.type == device
         assert (layer.out_features, layer.in_features) == case.adjacency.shape
         assert layer.nnz == layer.values.numel() == int(mask.sum())
         assert layer.density == layer.nnz / (out_features * in_features)
@@ -52,58 +56,60 @@ def test_constructors_agree(case: Case, bias: bool) -> None:
         assert layer.values.dtype == torch.float32
 
 
-def test_rows_are_outputs() -> None:
+def test_rows_are_outputs(device: str) -> None:
     """One connection, from input 2 to output 0."""
     adjacency = sp.coo_array(([5.0], ([0], [2])), shape=(2, 3))
-    layer = SparseLinear.from_scipy(adjacency, keep_values=True, bias=False)
-    np.testing.assert_array_equal(layer(torch.tensor([1.0, 10.0, 100.0])).detach(), [500.0, 0.0])
+    layer = SparseLinear.from_scipy(adjacency, keep_values=True, bias=False, device=device)
+    assert layer(torch.tensor([1.0, 10.0, 100.0], device=device)).tolist() == [500.0, 0.0]
 
 
-def test_graph_rows_are_sources() -> None:
+def test_graph_rows_are_sources(device: str) -> None:
     """One connection, from node 0 to node 2: what enters at 0 leaves at 2."""
     adjacency = sp.coo_array(([5.0], ([0], [2])), shape=(3, 3))
-    layer = SparseLinear.from_graph(adjacency, keep_values=True, bias=False)
-    np.testing.assert_array_equal(layer(torch.tensor([1.0, 10.0, 100.0])).detach(), [0.0, 0.0, 5.0])
+    layer = SparseLinear.from_graph(adjacency, keep_values=True, bias=False, device=device)
+    assert layer(torch.tensor([1.0, 10.0, 100.0], device=device)).tolist() == [0.0, 0.0, 5.0]
 
 
-def test_layer_cut_out_of_a_graph() -> None:
+def test_layer_cut_out_of_a_graph(device: str) -> None:
     graph = sp.random_array((12, 12), density=0.4, format="csr", rng=np.random.default_rng(0))
     inputs, outputs = [7, 1, 2], np.arange(12) > 8
-    layer = SparseLinear.from_graph(
-        graph, inputs=inputs, outputs=outputs, keep_values=True, bias=False, dtype=torch.float64
-    )
+    chosen: dict[str, Any] = {"inputs": inputs, "outputs": outputs, "keep_values": True}
+    layer = SparseLinear.from_graph(graph, **chosen, bias=False, device=device, dtype=torch.float64)
     np.testing.assert_array_equal(layer.to_scipy().toarray(), graph.toarray()[inputs][:, outputs].T)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_kept_values(dtype: torch.dtype) -> None:
-    layer = SparseLinear.from_scipy(ADJACENCY, keep_values=True, dtype=dtype)
+def test_kept_values(dtype: torch.dtype, device: str) -> None:
+    layer = SparseLinear.from_scipy(ADJACENCY, keep_values=True, device=device, dtype=dtype)
     assert layer.values.dtype == dtype
     expected = torch.from_numpy(ADJACENCY.data).to(dtype)
-    torch.testing.assert_close(layer.values.detach(), expected, rtol=0, atol=0)
+    torch.testing.assert_close(layer.values.detach().cpu(), expected, rtol=0, atol=0)
     assert layer.values.requires_grad
     assert layer.bias is not None
     assert layer.bias.abs().max() > 0
 
 
-def test_default_dtype_and_device_are_torchs() -> None:
+def test_default_dtype_and_device_are_torchs(device: str) -> None:
     try:
         torch.set_default_dtype(torch.float64)
         assert SparseLinear.from_scipy(ADJACENCY).values.dtype == torch.float64
         with torch.device("meta"):
             assert SparseLinear.from_scipy(ADJACENCY).values.is_meta
+        with torch.device(device):
+            assert SparseLinear.from_scipy(ADJACENCY).values.device.type == device
     finally:
         torch.set_default_dtype(torch.float32)
 
 
-def test_initial_values_scale_with_each_outputs_own_fan_in() -> None:
+def test_initial_values_scale_with_each_outputs_own_fan_in(device: str) -> None:
     fan_in = np.array([1, 4, 25, 100, 0, 400])
     rows = np.repeat(np.arange(6), fan_in)
     columns = np.concatenate([np.arange(count) for count in fan_in])
     adjacency = sp.csr_array((np.ones(rows.size), (rows, columns)), shape=(6, 400))
-    drawn = [SparseLinear.from_scipy(adjacency, dtype=torch.float64) for _ in range(300)]
-    values = torch.stack([layer.values.detach() for layer in drawn])  # (300, nnz)
-    bias = torch.stack([layer.bias.detach() for layer in drawn if layer.bias is not None])
+    pattern = interop.to_pattern(adjacency, device=device)
+    drawn = [SparseLinear(400, 6, pattern, device=device, dtype=torch.float64) for _ in range(300)]
+    values = torch.stack([layer.values.detach() for layer in drawn]).cpu()  # (300, nnz)
+    bias = torch.stack([layer.bias.detach() for layer in drawn if layer.bias is not None]).cpu()
     for output, count in enumerate(fan_in):
         own = values[:, torch.from_numpy(rows == output)]
         if count == 0:
@@ -118,27 +124,28 @@ def test_initial_values_scale_with_each_outputs_own_fan_in() -> None:
             assert abs(sample.std() - bound / np.sqrt(3)) < 2 * error
 
 
-def test_full_pattern_has_the_distribution_of_linear() -> None:
+def test_full_pattern_has_the_distribution_of_linear(device: str) -> None:
     torch.manual_seed(1)
-    ours = SparseLinear(200, 300, torch.ones(300, 200))
-    theirs = nn.Linear(200, 300)
+    ours = SparseLinear(200, 3000, torch.ones(3000, 200), device=device)
+    theirs = nn.Linear(200, 3000, device=device)
     assert ours.bias is not None
     for sample, reference in ((ours.values, theirs.weight), (ours.bias, theirs.bias)):
-        quantiles = torch.linspace(0, 1, 9)
+        quantiles = torch.linspace(0, 1, 9, device=device)
         a, b = (t.detach().flatten().quantile(quantiles) for t in (sample, reference))
         torch.testing.assert_close(a, b, atol=0.01, rtol=0)
 
 
-def test_two_layers_share_one_pattern() -> None:
-    first = SparseLinear.from_scipy(ADJACENCY)
-    second = SparseLinear(53, 37, first.pattern)
+def test_two_layers_share_one_pattern(device: str) -> None:
+    first = SparseLinear.from_scipy(ADJACENCY, device=device)
+    second = SparseLinear(53, 37, first.pattern, device=device)
     assert second.pattern is first.pattern
     assert second.col_indices is first.col_indices
     assert second.values.data_ptr() != first.values.data_ptr()
     first.pattern.transposed  # noqa: B018
     assert second.pattern.transposed is first.pattern.transposed
-    net = nn.Sequential(first, nn.Linear(37, 53), second).to("meta")
-    assert net[0].pattern is net[2].pattern
+    net = nn.Sequential(first, nn.Linear(37, 53), second)
+    for other in ("cpu", device, "meta"):
+        assert net.to(other)[0].pattern is net[2].pattern
 
 
 def test_indices_are_buffers_and_never_parameters() -> None:
@@ -148,16 +155,16 @@ def test_indices_are_buffers_and_never_parameters() -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_moves_between_dtypes(dtype: torch.dtype) -> None:
-    layer = SparseLinear.from_scipy(ADJACENCY)
+def test_moves_between_dtypes(dtype: torch.dtype, device: str) -> None:
+    layer = SparseLinear.from_scipy(ADJACENCY, device=device)
     pattern = layer.pattern
     before = layer.values.detach().clone()
     assert layer.to(dtype) is layer
     assert layer.pattern is pattern  # indices are neither converted nor copied
     assert layer.col_indices.dtype == torch.int32
     torch.testing.assert_close(layer.values.detach(), before.to(dtype), rtol=0, atol=0)
-    x = torch.randn(4, 53, dtype=dtype)
-    torch.testing.assert_close(layer(x).double(), _dense_output(layer, x), rtol=0.02, atol=0.02)
+    x = torch.randn(4, 53, dtype=dtype, device=device)
+    torch.testing.assert_close(layer(x).cpu().double(), _dense_output(layer, x), rtol=0.02, atol=0.02)
 
 
 @pytest.mark.parametrize("method", ["double", "bfloat16", "half", "float"])
@@ -167,27 +174,27 @@ def test_dtype_methods(method: str) -> None:
     assert layer.col_indices.dtype == torch.int32
 
 
-def test_deepcopy_shares_the_pattern_alone() -> None:
-    net = nn.Sequential(SparseLinear.from_scipy(ADJACENCY), nn.Tanh())
+def test_deepcopy_shares_the_pattern_alone(device: str) -> None:
+    net = nn.Sequential(SparseLinear.from_scipy(ADJACENCY, device=device), nn.Tanh())
     copied = copy.deepcopy(net)
     assert copied[0].pattern is net[0].pattern
     assert copied[0].col_indices is net[0].col_indices
     assert copied[0].values.data_ptr() != net[0].values.data_ptr()
-    x = torch.randn(3, 53)
-    torch.testing.assert_close(copied(x), net(x), rtol=0, atol=0)
+    x = torch.randn(3, 53, device=device)
+    torch.testing.assert_close(copied(x), net(x), **run_again(device))
     with torch.no_grad():
         copied[0].values.zero_()
     assert net[0].values.abs().max() > 0
 
 
-def test_pickle_and_torch_save_of_the_whole_layer(tmp_path: Path) -> None:
-    layer = SparseLinear.from_scipy(ADJACENCY)
-    x = torch.randn(3, 53)
+def test_pickle_and_torch_save_of_the_whole_layer(tmp_path: Path, device: str) -> None:
+    layer = SparseLinear.from_scipy(ADJACENCY, device=device)
+    x = torch.randn(3, 53, device=device)
     torch.save(layer, tmp_path / "layer.pt")
     for back in (pickle.loads(pickle.dumps(layer)), torch.load(tmp_path / "layer.pt", weights_only=False)):
         assert back.pattern.equals(layer.pattern)
         assert back.col_indices is back.pattern.col_indices
-        torch.testing.assert_close(back(x), layer(x), rtol=0, atol=0)
+        torch.testing.assert_close(back(x), layer(x), **run_again(device))
 
 
 def _through_file(state: dict[str, Any]) -> dict[str, Any]:
@@ -200,13 +207,13 @@ def _through_file(state: dict[str, Any]) -> dict[str, Any]:
 
 @each_case
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_layer_from_its_state_dict_alone(case: Case, dtype: torch.dtype) -> None:
+def test_layer_from_its_state_dict_alone(case: Case, dtype: torch.dtype, device: str) -> None:
     for bias in (True, False):
-        layer = SparseLinear.from_scipy(case.adjacency, bias=bias, dtype=dtype)
+        layer = SparseLinear.from_scipy(case.adjacency, bias=bias, device=device, dtype=dtype)
         back = SparseLinear.from_state_dict(_through_file(layer.state_dict()))
         assert repr(back) == repr(layer)
-        x = torch.randn(2, layer.in_features).to(dtype)
-        torch.testing.assert_close(back(x), layer(x), rtol=0, atol=0)
+        x = torch.randn(2, layer.in_features).to(device, dtype)
+        torch.testing.assert_close(back(x), layer(x), **run_again(device))
         with torch.no_grad():
             back.values.zero_()
         assert layer.nnz == 0 or layer.values.abs().max() > 0
@@ -219,8 +226,8 @@ def test_layer_from_the_state_dict_of_a_model() -> None:
 
 
 @pytest.mark.parametrize("assign", [False, True])
-def test_load_state_dict(assign: bool) -> None:
-    layer, other = SparseLinear.from_scipy(ADJACENCY), SparseLinear.from_scipy(ADJACENCY)
+def test_load_state_dict(assign: bool, device: str) -> None:
+    layer, other = (SparseLinear.from_scipy(ADJACENCY, device=device) for _ in range(2))
     pattern = other.pattern
     result = other.load_state_dict(_through_file(layer.state_dict()), assign=assign)
     assert not result.missing_keys
@@ -230,12 +237,12 @@ def test_load_state_dict(assign: bool) -> None:
     assert other.col_indices is pattern.col_indices
 
 
-def test_load_state_dict_into_a_meta_layer() -> None:
-    layer = SparseLinear.from_scipy(ADJACENCY)
+def test_load_state_dict_into_a_meta_layer(device: str) -> None:
+    layer = SparseLinear.from_scipy(ADJACENCY, device=device)
     empty = SparseLinear.from_scipy(ADJACENCY, device="meta")
     empty.load_state_dict(layer.state_dict(), assign=True)
-    x = torch.randn(2, 53)
-    torch.testing.assert_close(empty(x), layer(x), rtol=0, atol=0)
+    x = torch.randn(2, 53, device=device)
+    torch.testing.assert_close(empty(x), layer(x), **run_again(device))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -253,12 +260,13 @@ def test_shapes_on_meta(dtype: torch.dtype) -> None:
     assert layer.values.grad.shape == (layer.nnz,)
 
 
-def test_skip_init_and_to_empty_keep_the_pattern() -> None:
-    layer = nn.utils.skip_init(SparseLinear, 53, 37, ADJACENCY)
+def test_skip_init_and_to_empty_keep_the_pattern(device: str) -> None:
+    layer = nn.utils.skip_init(SparseLinear, 53, 37, ADJACENCY, device=device)
     assert layer.pattern.equals(SparseLinear.from_scipy(ADJACENCY).pattern)
     assert layer.col_indices is layer.pattern.col_indices
     layer.load_state_dict(SparseLinear.from_scipy(ADJACENCY).state_dict())
-    layer.to_empty(device="cpu")
+    layer.to_empty(device=device)
+    assert layer.values.device.type == layer.pattern.device.type == device
     assert layer.pattern.equals(SparseLinear.from_scipy(ADJACENCY).pattern)
 
 
@@ -270,8 +278,8 @@ def test_skip_init_and_to_empty_keep_the_pattern() -> None:
         (sp.csr_array(ADJACENCY + sp.eye_array(37, 53)), "nnz"),
     ],
 )
-def test_load_state_dict_refuses_another_pattern(other: sp.csr_array, difference: str) -> None:
-    layer = SparseLinear.from_scipy(ADJACENCY)
+def test_load_state_dict_refuses_another_pattern(other: sp.csr_array, difference: str, device: str) -> None:
+    layer = SparseLinear.from_scipy(ADJACENCY, device=device)
     before = copy.deepcopy(layer.state_dict())
     state = SparseLinear.from_scipy(other).state_dict()
     for strict in (True, False):
@@ -291,40 +299,40 @@ def test_load_state_dict_reports_missing_entries() -> None:
 
 
 @each_case
-def test_weight_shares_storage(case: Case) -> None:
-    layer = SparseLinear.from_scipy(case.adjacency)
+def test_weight_shares_storage(case: Case, device: str) -> None:
+    layer = SparseLinear.from_scipy(case.adjacency, device=device)
     for weight, layout in ((layer.weight, torch.sparse_csr), (layer.weight_coo, torch.sparse_coo)):
         assert weight.layout == layout
         assert weight.shape == (layer.out_features, layer.in_features)
         assert not weight.requires_grad
         assert weight.values().data_ptr() == layer.values.data_ptr()
         torch.testing.assert_close(weight.to_dense(), layer.to_dense(), rtol=0, atol=0)
-    np.testing.assert_array_equal(layer.to_dense(), layer.to_scipy().toarray())
+    np.testing.assert_array_equal(layer.to_dense().cpu(), layer.to_scipy().toarray())
 
 
 @each_case
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_to_linear(case: Case, dtype: torch.dtype) -> None:
+def test_to_linear(case: Case, dtype: torch.dtype, device: str) -> None:
     for bias in (True, False):
-        layer = SparseLinear.from_scipy(case.adjacency, bias=bias, dtype=dtype).eval()
+        layer = SparseLinear.from_scipy(case.adjacency, bias=bias, device=device, dtype=dtype).eval()
         linear = layer.to_linear()
         assert type(linear) is nn.Linear
         assert not linear.training
         assert linear.weight.dtype == dtype
-        x = torch.randn(3, layer.in_features).to(dtype)
+        x = torch.randn(3, layer.in_features).to(device, dtype)
         torch.testing.assert_close(linear(x).double(), layer(x).double(), rtol=0.02, atol=0.02)
         torch.testing.assert_close(linear.weight.detach(), layer.to_dense(), rtol=0, atol=0)
 
 
 @each_case
 @pytest.mark.parametrize("bias", [True, False])
-def test_from_masked_linear(case: Case, bias: bool) -> None:
+def test_from_masked_linear(case: Case, bias: bool, device: str) -> None:
     out_features, in_features = case.adjacency.shape
-    linear = nn.Linear(in_features, out_features, bias=bias, dtype=torch.float64).eval()
+    linear = nn.Linear(in_features, out_features, bias=bias, device=device, dtype=torch.float64).eval()
     layer = SparseLinear.from_linear(linear, case.adjacency)
-    mask = mask_of(case.adjacency)
+    mask = mask_of(case.adjacency).to(device)
     torch.testing.assert_close(layer.to_dense(), linear.weight.detach() * mask, rtol=0, atol=0)
-    x = torch.randn(3, in_features, dtype=torch.float64)
+    x = torch.randn(3, in_features, dtype=torch.float64, device=device)
     expected = nn.functional.linear(x, linear.weight * mask, linear.bias)
     torch.testing.assert_close(layer(x), expected, rtol=1e-12, atol=1e-12)
     assert not layer.training
@@ -334,11 +342,11 @@ def test_from_masked_linear(case: Case, bias: bool) -> None:
 
 
 @pytest.mark.parametrize("removed", [False, True])
-def test_from_pruned_linear(removed: bool) -> None:
-    linear = nn.Linear(20, 10)
+def test_from_pruned_linear(removed: bool, device: str) -> None:
+    linear = nn.Linear(20, 10, device=device)
     prune.random_unstructured(linear, "weight", amount=0.8)
     with torch.no_grad():
-        linear(torch.randn(2, 20))
+        linear(torch.randn(2, 20, device=device))
     mask = linear.weight_mask.bool()
     expected = linear.weight.detach().clone()
     if removed:
@@ -371,22 +379,22 @@ def test_repr_tells_nnz_and_density() -> None:
     assert text == "SparseLinear(in_features=4, out_features=4, nnz=4, density=0.25, bias=False)"
 
 
-def test_training_never_grows_a_connection() -> None:
-    layer = SparseLinear.from_scipy(ADJACENCY)
+def test_training_never_grows_a_connection(device: str) -> None:
+    layer = SparseLinear.from_scipy(ADJACENCY, device=device)
     optimizer = torch.optim.Adam(layer.parameters(), lr=0.1, weight_decay=0.1)
     for _ in range(5):
         optimizer.zero_grad()
-        layer(torch.randn(8, 53)).square().sum().backward()
+        layer(torch.randn(8, 53, device=device)).square().sum().backward()
         optimizer.step()
     assert bool((mask_of(layer.to_scipy()) == mask_of(ADJACENCY)).all())
 
 
-def test_the_example_of_the_readme(tmp_path: Path) -> None:
+def test_the_example_of_the_readme(tmp_path: Path, device: str) -> None:
     sp.save_npz(tmp_path / "pathways_x_genes.npz", ADJACENCY)
     A = sp.load_npz(tmp_path / "pathways_x_genes.npz")
-    net = nn.Sequential(SparseLinear.from_scipy(A), nn.Tanh(), nn.Linear(A.shape[0], 2))
+    net = nn.Sequential(SparseLinear.from_scipy(A), nn.Tanh(), nn.Linear(A.shape[0], 2)).to(device)
     optimizer = torch.optim.AdamW(net.parameters(), lr=0.05)
-    x = torch.randn(64, 53)
+    x = torch.randn(64, 53).to(device)
     y = (x[:, ADJACENCY.indices[0]] > 0).long()
     losses = []
     for _ in range(60):

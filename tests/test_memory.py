@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
-from test_functional import LAYOUTS, RUNNABLE
+from devices import each_kernel
+from test_functional import LAYOUTS
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -52,13 +53,15 @@ class _Largest(TorchDispatchMode):
 
 
 def _largest_allocation(work: Callable[[], object]) -> tuple[int, str]:
-    """Bytes of the largest block that torch's allocator gave out, inside of operators too."""
+    """Bytes of the largest block that one of torch's allocators gave out, inside of operators too."""
     with torch.profiler.profile(
         activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
     ) as profile:
         work()
-    sizes = [(event.self_cpu_memory_usage, event.name) for event in profile.events()]
-    return max(sizes)
+    return max(
+        (max(event.self_cpu_memory_usage, event.self_device_memory_usage), event.name)
+        for event in profile.events()
+    )
 
 
 def _adjacency() -> sp.csr_array:
@@ -76,17 +79,18 @@ def adjacency() -> sp.csr_array:
 
 
 def _step(layer: SparseLinear, layout: str, needs_input: bool, needs_values: bool) -> None:
-    x = LAYOUTS[layout](torch.randn(BATCH, SIZE, dtype=layer.values.dtype)).detach()
+    x = torch.randn(BATCH, SIZE, dtype=layer.values.dtype, device=layer.values.device)
+    x = LAYOUTS[layout](x).detach()
     layer.values.requires_grad_(needs_values)
     layer(x.requires_grad_(needs_input)).sum().backward()
 
 
-@pytest.mark.parametrize(("kernel", "dtype"), RUNNABLE, ids=lambda part: str(part).removeprefix("torch."))
+@each_kernel()
 @pytest.mark.parametrize("layout", ["contiguous", "feature-major", "strided"])
 def test_no_large_temporary_in_a_step(
-    adjacency: sp.csr_array, kernel: str, dtype: torch.dtype, layout: str
+    adjacency: sp.csr_array, device: str, kernel: str, dtype: torch.dtype, layout: str
 ) -> None:
-    layer = SparseLinear.from_scipy(adjacency, dtype=dtype)
+    layer = SparseLinear.from_scipy(adjacency, device=device, dtype=dtype)
     with kernels.use(kernel):
         for needs_input, needs_values in ((True, True), (True, False), (False, True)):
             with _Largest() as seen:
@@ -121,8 +125,8 @@ def test_no_large_temporary_elsewhere(adjacency: sp.csr_array, path: str) -> Non
     assert size <= 4 * NNZ * 8, operator
 
 
-def test_no_large_temporary_in_state_dict_and_optimizers(adjacency: sp.csr_array) -> None:
-    layer = SparseLinear.from_scipy(adjacency)
+def test_no_large_temporary_in_state_dict_and_optimizers(adjacency: sp.csr_array, device: str) -> None:
+    layer = SparseLinear.from_scipy(adjacency, device=device)
     optimizer = torch.optim.AdamW(layer.parameters())
     with _Largest() as seen:
         _step(layer, "contiguous", True, True)
@@ -136,14 +140,14 @@ def test_no_large_temporary_in_state_dict_and_optimizers(adjacency: sp.csr_array
     assert 0 < seen.elements <= LIMIT, seen.operator
 
 
-def test_the_watch_sees_dense_intermediates(adjacency: sp.csr_array) -> None:
+def test_the_watch_sees_dense_intermediates(adjacency: sp.csr_array, device: str) -> None:
     """The watch itself can fail: a dense product and an (nnz, batch) temporary do trip it."""
-    layer = SparseLinear.from_scipy(adjacency)
+    layer = SparseLinear.from_scipy(adjacency, device=device)
     with _Largest() as seen:
         layer.to_dense()
     assert seen.elements > LIMIT
     with _Largest() as seen:
-        torch.randn(SIZE, BATCH)[layer.pattern.col_indices]
+        torch.randn(SIZE, BATCH, device=device)[layer.pattern.col_indices]
     assert seen.elements > LIMIT
     assert _largest_allocation(layer.to_dense)[0] > LIMIT * 4
 

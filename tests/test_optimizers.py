@@ -91,14 +91,14 @@ def test_every_optimizer_is_accounted_for() -> None:
 
 
 @pytest.mark.parametrize("name", list(SETTINGS))
-def test_training_is_that_of_masked_dense(name: str) -> None:
+def test_training_is_that_of_masked_dense(name: str, device: str) -> None:
     adjacency = CASES[1].adjacency  # 37 x 53
-    layer = SparseLinear.from_scipy(adjacency, dtype=torch.float64)
-    twin = _MaskedDense(layer, mask_of(adjacency), name in ON_VECTORS)
+    layer = SparseLinear.from_scipy(adjacency, device=device, dtype=torch.float64)
+    twin = _MaskedDense(layer, mask_of(adjacency).to(device), name in ON_VECTORS)
     # A batch of its own for each step: over one batch, NAdam with weight decay reaches points where a
     # gradient vanishes and the smallest rounding grows by a constant factor every step.
-    x = torch.randn(STEPS, 24, 53, dtype=torch.float64)
-    y = torch.randn(STEPS, 24, 37, dtype=torch.float64).tanh()
+    x = torch.randn(STEPS, 24, 53, dtype=torch.float64).to(device)
+    y = torch.randn(STEPS, 24, 37, dtype=torch.float64).tanh().to(device)
     if name in FULL_BATCH:
         x, y = x[:1].expand_as(x), y[:1].expand_as(y)
     here = positions(layer.pattern)
@@ -120,22 +120,22 @@ def test_training_is_that_of_masked_dense(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(REFUSING))
-def test_optimizers_that_take_no_dense_vector_say_so(name: str) -> None:
-    layer = SparseLinear.from_scipy(CASES[0].adjacency)
+def test_optimizers_that_take_no_dense_vector_say_so(name: str, device: str) -> None:
+    layer = SparseLinear.from_scipy(CASES[0].adjacency, device=device)
 
     def step() -> None:
         optimizer = getattr(torch.optim, name)(layer.parameters(), lr=0.1)
-        layer(torch.randn(2, layer.in_features)).sum().backward()
+        layer(torch.randn(2, layer.in_features, device=device)).sum().backward()
         optimizer.step()
 
     with pytest.raises((RuntimeError, ValueError), match=r"2D parameters|dense gradients"):
         step()
 
 
-def test_optimizer_state_is_nnz_long() -> None:
-    layer = SparseLinear.from_scipy(CASES[1].adjacency, bias=False)
+def test_optimizer_state_is_nnz_long(device: str) -> None:
+    layer = SparseLinear.from_scipy(CASES[1].adjacency, bias=False, device=device)
     optimizer = torch.optim.Adam(layer.parameters())
-    layer(torch.randn(4, layer.in_features)).sum().backward()
+    layer(torch.randn(4, layer.in_features, device=device)).sum().backward()
     optimizer.step()
     state = optimizer.state[layer.values]
     assert {tuple(t.shape) for t in state.values() if t.dim()} == {(layer.nnz,)}

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from cases import CASES
+from devices import run_again
 from reference import dense_of
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -18,8 +19,8 @@ from sparselinear.parametrizations import FixedSigns
 ADJACENCY = CASES[1].adjacency  # 37 x 53
 
 
-def _layer(**options: Any) -> SparseLinear:
-    return SparseLinear.from_scipy(ADJACENCY, dtype=torch.float64, **options)
+def _layer(device: str) -> SparseLinear:
+    return SparseLinear.from_scipy(ADJACENCY, dtype=torch.float64, device=device)
 
 
 def _original(layer: SparseLinear) -> nn.Parameter:
@@ -27,18 +28,18 @@ def _original(layer: SparseLinear) -> nn.Parameter:
     return found
 
 
-def _fixed() -> SparseLinear:
-    layer = _layer()
+def _fixed(device: str) -> SparseLinear:
+    layer = _layer(device)
     parametrize.register_parametrization(layer, "values", FixedSigns(layer.values))
     return layer
 
 
-def test_values_and_gradients_are_those_of_the_formula() -> None:
-    layer, x = _layer(), torch.randn(5, 53, dtype=torch.float64)
+def test_values_and_gradients_are_those_of_the_formula(device: str) -> None:
+    layer, x = _layer(device), torch.randn(5, 53, dtype=torch.float64, device=device)
     start = layer.values.detach().clone()
     plain = layer(x)
     parametrize.register_parametrization(layer, "values", FixedSigns(layer.values))
-    torch.testing.assert_close(layer(x), plain, rtol=0, atol=0)  # registering changed nothing
+    torch.testing.assert_close(layer(x), plain, **run_again(device))  # registering changed nothing
 
     with torch.no_grad():  # originals of both signs, so that abs matters
         _original(layer).normal_()
@@ -51,7 +52,8 @@ def test_values_and_gradients_are_those_of_the_formula() -> None:
     output.backward(upstream)
     torch.testing.assert_close(output, expected)
     torch.testing.assert_close(_original(layer).grad, twin.grad)
-    assert torch.autograd.gradgradcheck(FixedSigns(start[:7]), torch.randn(7).double().requires_grad_())
+    few = torch.randn(7, dtype=torch.float64, device=device, requires_grad=True)
+    assert torch.autograd.gradgradcheck(FixedSigns(start[:7]), few)
 
 
 @pytest.mark.parametrize(
@@ -64,19 +66,22 @@ def test_values_and_gradients_are_those_of_the_formula() -> None:
     ids=["SGD", "Adam", "AdamW fused"],
 )
 @pytest.mark.parametrize("per_source", [False, True], ids=["connections", "sources"])
-def test_no_sign_changes_in_training(kind: Any, options: dict[str, Any], per_source: bool) -> None:
-    layer = _layer()
+def test_no_sign_changes_in_training(
+    kind: Any, options: dict[str, Any], per_source: bool, device: str
+) -> None:
+    layer = _layer(device)
     if per_source:
-        sources = torch.randint(0, 2, (53,)) * 2 - 1
-        fixed, signs = FixedSigns.of_sources(layer.pattern, sources), sources[layer.pattern.col_indices]
+        sources = torch.randint(0, 2, (53,)) * 2 - 1  # on the CPU: they go to where the pattern is
+        fixed = FixedSigns.of_sources(layer.pattern, sources)
+        signs = sources.to(device)[layer.pattern.col_indices]
     else:
         fixed, signs = FixedSigns(layer.values), layer.values.detach().sign()
     parametrize.register_parametrization(layer, "values", fixed)
     before = _original(layer).detach().sign()
     optimizer = kind(layer.parameters(), **options)
-    target = SparseLinear.from_scipy(ADJACENCY, dtype=torch.float64)
+    target = _layer(device)
     for _ in range(30):
-        x = torch.randn(16, 53, dtype=torch.float64)
+        x = torch.randn(16, 53, dtype=torch.float64, device=device)
         optimizer.zero_grad()
         nn.functional.mse_loss(layer(x), 4 * target(x).detach()).backward()
         optimizer.step()
@@ -84,31 +89,31 @@ def test_no_sign_changes_in_training(kind: Any, options: dict[str, Any], per_sou
     assert bool((_original(layer).sign() != before).any())  # some pressed against zero
 
 
-def test_each_source_has_one_sign_in_the_weight() -> None:
-    layer = _layer()
-    signs = torch.where(torch.arange(53) % 5 == 0, -1.0, 1.0)  # a fifth inhibits
+def test_each_source_has_one_sign_in_the_weight(device: str) -> None:
+    layer = _layer(device)
+    signs = torch.where(torch.arange(53, device=device) % 5 == 0, -1.0, 1.0)  # a fifth inhibits
     magnitudes = layer.values.detach().abs()
     parametrize.register_parametrization(layer, "values", FixedSigns.of_sources(layer.pattern, signs))
     torch.testing.assert_close(layer.to_dense(), dense_of(layer.pattern, magnitudes) * signs)
 
 
-def test_assigned_values_keep_their_magnitudes_and_get_the_signs() -> None:
-    layer = _fixed()
+def test_assigned_values_keep_their_magnitudes_and_get_the_signs(device: str) -> None:
+    layer = _fixed(device)
     signs, optimizer = layer.values.detach().sign(), torch.optim.SGD(layer.parameters(), lr=0.1)
-    new = torch.randn(layer.nnz, dtype=torch.float64)
+    new = torch.randn(layer.nnz, dtype=torch.float64, device=device)
     layer.values = new * signs.sign() * new.sign()  # the right signs
     torch.testing.assert_close(layer.values, signs * new.abs(), rtol=0, atol=0)
     layer.values = new
     given = new.clone()
     torch.testing.assert_close(layer.values, signs * new.abs(), rtol=0, atol=0)
-    layer(torch.randn(2, 53, dtype=torch.float64)).sum().backward()
+    layer(torch.randn(2, 53, dtype=torch.float64, device=device)).sum().backward()
     optimizer.step()  # the optimizer still holds the parameter
     assert not torch.equal(layer.values, signs * new.abs())
     assert torch.equal(new, given)  # it is the caller's
 
 
-def test_one_graph_under_compile() -> None:
-    layer, x = _fixed(), torch.randn(3, 53, dtype=torch.float64)
+def test_one_graph_under_compile(device: str) -> None:
+    layer, x = _fixed(device), torch.randn(3, 53, dtype=torch.float64, device=device)
     run = torch.compile(layer, fullgraph=True, backend="aot_eager")
     results = []
     for module in (run, layer):
@@ -119,8 +124,8 @@ def test_one_graph_under_compile() -> None:
     torch.testing.assert_close(results[0], results[1])
 
 
-def test_reset_draws_new_magnitudes() -> None:
-    layer = _fixed()
+def test_reset_draws_new_magnitudes(device: str) -> None:
+    layer = _fixed(device)
     before = layer.values.detach().clone()
     layer.reset_parameters()
     assert bool((layer.values.sign() == before.sign()).all())
@@ -129,8 +134,8 @@ def test_reset_draws_new_magnitudes() -> None:
     assert bool((layer.to_dense().abs() <= bound.unsqueeze(1)).all())
 
 
-def test_removed_it_leaves_the_values_it_made() -> None:
-    layer = _fixed()
+def test_removed_it_leaves_the_values_it_made(device: str) -> None:
+    layer = _fixed(device)
     with torch.no_grad():
         _original(layer).normal_()
     values = layer.values.detach().clone()
@@ -139,12 +144,14 @@ def test_removed_it_leaves_the_values_it_made() -> None:
     torch.testing.assert_close(layer.values.detach(), values, rtol=0, atol=0)
 
 
-def test_state_dict_copies_and_moves_carry_the_signs() -> None:
-    layer, other = _fixed(), _fixed()
+def test_state_dict_copies_and_moves_carry_the_signs(device: str) -> None:
+    layer, other = _fixed(device), _fixed(device)
     other.load_state_dict(layer.state_dict())
     for back in (other, copy.deepcopy(layer)):
         torch.testing.assert_close(back.values, layer.values, rtol=0, atol=0)
         assert back.pattern.equals(layer.pattern)
+    moved = _fixed("cpu").to(device)
+    assert moved.values.device.type == moved.parametrizations["values"][0].signs.device.type == device
     half = copy.deepcopy(layer).half()
     torch.testing.assert_close(half.values, layer.values.half(), rtol=0, atol=0)
     assert half.parametrizations["values"][0].signs.dtype == torch.int8
@@ -174,7 +181,7 @@ def test_state_dict_copies_and_moves_carry_the_signs() -> None:
     ids=["list", "2-D", "zero and NaN", "wrong side", "another layer's"],
 )
 def test_bad_signs(make: Any, error: type[Exception], words: str) -> None:
-    layer = _layer()
+    layer = _layer("cpu")
     before: Tensor = layer.values.detach().clone()
     with pytest.raises(error, match=words):
         make(layer)

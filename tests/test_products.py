@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 from cases import Case, each_case
-from test_functional import LAYOUTS, RUNNABLE
+from devices import NONDET_TOL, each_kernel_of
+from test_functional import LAYOUTS
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
@@ -19,17 +20,20 @@ from sparselinear import SparseLinear, SparsityPattern, functional, interop, ker
 # Forward mode loads torch's own decompositions, which it still compiles with torch.jit.script.
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
 
-DOUBLE = [name for name, dtype in RUNNABLE if dtype == torch.float64]
 Layer = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def tensors(pattern: SparsityPattern, *leading: int, layout: str = "contiguous") -> tuple[Tensor, ...]:
     """Input (*leading, in_features), values and bias, as many of each as ``leading[:-1]`` says."""
     generator = torch.Generator().manual_seed(0)
-    options: dict[str, Any] = {"dtype": torch.float64, "generator": generator}
-    x = torch.randn(*leading, pattern.in_features, **options)
-    values = torch.randn(*leading[:-1], pattern.nnz, **options)
-    bias = torch.randn(*leading[:-1], pattern.out_features, **options)
+    shapes = (
+        (*leading, pattern.in_features),
+        (*leading[:-1], pattern.nnz),
+        (*leading[:-1], pattern.out_features),
+    )
+    x, values, bias = (
+        torch.randn(shape, dtype=torch.float64, generator=generator).to(pattern.device) for shape in shapes
+    )
     return LAYOUTS[layout](x) if len(leading) == 1 else x, values, bias
 
 
@@ -42,7 +46,9 @@ def dense(pattern: SparsityPattern) -> Layer:
     places = pattern.rows(0, pattern.nnz), pattern.col_indices.long()
 
     def layer(x: Tensor, values: Tensor, bias: Tensor) -> Tensor:
-        weight = torch.zeros(pattern.shape, dtype=values.dtype).index_put(places, values)
+        weight = torch.zeros(pattern.shape, dtype=values.dtype, device=values.device).index_put(
+            places, values
+        )
         return torch.nn.functional.linear(x, weight, bias)
 
     return layer
@@ -50,14 +56,15 @@ def dense(pattern: SparsityPattern) -> Layer:
 
 @each_case
 @pytest.mark.parametrize("layout", ["contiguous", "feature-major"])
-@pytest.mark.parametrize("kernel", DOUBLE)
-def test_second_order_and_forward_mode(case: Case, layout: str, kernel: str) -> None:
-    pattern = interop.to_pattern(case.adjacency)
+@each_kernel_of(torch.float64)
+def test_second_order_and_forward_mode(case: Case, layout: str, device: str, kernel: str) -> None:
+    pattern = interop.to_pattern(case.adjacency, device=device)
     arguments = [t.detach().requires_grad_() for t in tensors(pattern, 3, layout=layout)]
+    options: dict[str, Any] = {"fast_mode": True, "nondet_tol": NONDET_TOL[device]}
     with kernels.use(kernel):
-        assert gradcheck(sparse(pattern), arguments, check_forward_ad=True, fast_mode=True)
+        assert gradcheck(sparse(pattern), arguments, check_forward_ad=True, **options)
         if pattern.nnz and 0 not in pattern.shape:
-            assert gradgradcheck(sparse(pattern), arguments, fast_mode=True)
+            assert gradgradcheck(sparse(pattern), arguments, **options)
 
 
 def _loss(layer: Layer) -> Layer:
@@ -88,10 +95,10 @@ TRANSFORMS: dict[str, Callable[..., Any]] = {
 
 
 @pytest.mark.parametrize("transform", TRANSFORMS)
-@pytest.mark.parametrize("kernel", DOUBLE)
-def test_transforms_of_torch_func(transform: str, kernel: str) -> None:
+@each_kernel_of(torch.float64)
+def test_transforms_of_torch_func(transform: str, device: str, kernel: str) -> None:
     generator = torch.Generator().manual_seed(1)
-    pattern = interop.to_pattern(torch.rand(7, 11, generator=generator) < 0.4)
+    pattern = interop.to_pattern(torch.rand(7, 11, generator=generator) < 0.4, device=device)
     one, many = tensors(pattern, 5), tensors(pattern, 3, 5)
     with kernels.use(kernel):
         found = TRANSFORMS[transform](sparse(pattern), one, many)
@@ -100,16 +107,18 @@ def test_transforms_of_torch_func(transform: str, kernel: str) -> None:
         torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-12)
 
 
-def test_functional_call_on_the_module() -> None:
-    layer = SparseLinear.from_scipy(torch.eye(4).bool(), dtype=torch.float64)
+def test_functional_call_on_the_module(device: str) -> None:
+    layer = SparseLinear.from_scipy(torch.eye(4).bool(), device=device, dtype=torch.float64)
     x, values, bias = tensors(layer.pattern, 3)
     found = functional_call(layer, {"values": values, "bias": bias}, (x,))
     torch.testing.assert_close(found, dense(layer.pattern)(x, values, bias))
 
 
-def test_one_pass_only_where_nothing_is_differentiated_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_pass_only_where_nothing_is_differentiated_again(
+    device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The fused backward runs in a plain step; a second derivative needs products that have one."""
-    pattern = interop.to_pattern(torch.eye(3).bool())
+    pattern = interop.to_pattern(torch.eye(3).bool(), device=device)
     x, values, bias = (t.requires_grad_() for t in tensors(pattern, 2))
     kernel, calls = kernels.choose(pattern, torch.float64, 2), []
     fused = kernel.backward
@@ -120,10 +129,10 @@ def test_one_pass_only_where_nothing_is_differentiated_again(monkeypatch: pytest
     assert len(calls) == 1
 
 
-def test_batched_gradients() -> None:
-    pattern = interop.to_pattern(torch.eye(3).bool())
+def test_batched_gradients(device: str) -> None:
+    pattern = interop.to_pattern(torch.eye(3).bool(), device=device)
     x, values, bias = (t.requires_grad_() for t in tensors(pattern, 2))
-    vectors = torch.randn(4, 2, 3, dtype=torch.float64)
+    vectors = torch.randn(4, 2, 3, dtype=torch.float64, device=device)
     found, expected = (
         torch.autograd.grad(f(x, values, bias), (x, values), vectors, is_grads_batched=True)
         for f in (sparse(pattern), dense(pattern))

@@ -20,8 +20,8 @@ each_name = pytest.mark.parametrize("name", BASELINES)
 each_trained = pytest.mark.parametrize("name", TRAINED)
 
 
-def layer_of(case: Case, *, bias: bool = True, dtype: torch.dtype = torch.float64) -> SparseLinear:
-    return SparseLinear.from_scipy(case.adjacency, bias=bias, dtype=dtype)
+def layer_of(case: Case, *, dtype: torch.dtype = torch.float64, **options: Any) -> SparseLinear:
+    return SparseLinear.from_scipy(case.adjacency, dtype=dtype, **options)
 
 
 def random_layer(**options: Any) -> SparseLinear:
@@ -49,11 +49,11 @@ def effective_weight(module: nn.Module, in_features: int) -> Tensor:
 @each_name
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_same_numbers_as_the_oracle(name: str, case: Case, bias: bool) -> None:
-    layer = layer_of(case, bias=bias)
+def test_same_numbers_as_the_oracle(name: str, case: Case, bias: bool, device: str) -> None:
+    layer = layer_of(case, bias=bias, device=device)
     module = build(name, layer)
-    x = torch.randn(3, layer.in_features, dtype=torch.float64, requires_grad=True)
-    grad_output = torch.randn(3, layer.out_features, dtype=torch.float64)
+    x = torch.randn(3, layer.in_features, dtype=torch.float64, device=device, requires_grad=True)
+    grad_output = torch.randn(3, layer.out_features, dtype=torch.float64, device=device)
     expected, magnitude = oracle(layer.pattern, x, layer.values, layer.bias, grad_output)
     output = module(x)
     assert_close(output, expected.output, magnitude.output, torch.float64)
@@ -76,8 +76,8 @@ def _assert_gradients(module: nn.Module, layer: SparseLinear, expected: Step, ma
 
 
 @each_name
-def test_layer_is_left_as_it_was(name: str) -> None:
-    layer = random_layer()
+def test_layer_is_left_as_it_was(name: str, device: str) -> None:
+    layer = random_layer(device=device)
     before = [tensor.clone() for tensor in layer.state_dict().values()]
     module = build(name, layer)
     for parameter in module.parameters():
@@ -87,16 +87,16 @@ def test_layer_is_left_as_it_was(name: str) -> None:
             torch.sparse_csr: Tensor.values,
         }[parameter.layout](parameter.detach())
         numbers.zero_()
-    module(torch.randn(2, layer.in_features, dtype=torch.float64))
+    module(torch.randn(2, layer.in_features, dtype=torch.float64, device=device))
     assert all(torch.equal(a, b) for a, b in zip(before, layer.state_dict().values(), strict=True))
     assert layer.values.grad is None
 
 
 @pytest.mark.parametrize("name", MASKED)
-def test_gradient_of_dead_weights_is_zero(name: str) -> None:
-    layer = random_layer()
+def test_gradient_of_dead_weights_is_zero(name: str, device: str) -> None:
+    layer = random_layer(device=device)
     module = build(name, layer)
-    module(torch.randn(3, layer.in_features, dtype=torch.float64)).sum().backward()
+    module(torch.randn(3, layer.in_features, dtype=torch.float64, device=device)).sum().backward()
     dead = dense_of(layer.pattern, torch.ones_like(layer.values.detach())) == 0
     assert not grad_of(weight_parameter(module))[dead].any()
 

@@ -26,13 +26,14 @@ def test_random_has_exactly_its_connections(shape: tuple[int, int], share: float
 
 @each_case
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.8, 1.0])
-def test_thinned_is_a_subset(case: Case, share: float) -> None:
-    pattern = interop.to_pattern(case.adjacency)
+def test_thinned_is_a_subset(case: Case, share: float, device: str) -> None:
+    pattern = interop.to_pattern(case.adjacency, device=device)
     nnz = round(share * pattern.nnz)
     thinned = thin(pattern, nnz, 1)
     assert (thinned.shape, thinned.nnz) == (pattern.shape, nnz)
     assert connections(thinned) <= connections(pattern)
-    assert thinned.equals(thin(pattern, nnz, 1))
+    assert thinned.device == pattern.device
+    assert thinned.equals(thin(pattern.to("cpu"), nnz, 1))
 
 
 @pytest.mark.parametrize("nnz", [2, 4], ids=["drawn", "drawn by what is left out"])
