@@ -60,6 +60,7 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+@pytest.mark.shows("Derivatives and transforms", "`gradcheck`, any pattern and memory layout")
 @each_case
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("with_bias", [True, False], ids=["bias", "no bias"])
@@ -96,6 +97,9 @@ def test_gradcheck_of_batches(shape: tuple[int, ...]) -> None:
     )
 
 
+@pytest.mark.shows(
+    "Derivatives and transforms", "output and gradients in float32, float64, bfloat16 and float16"
+)
 @each_case
 @each_kernel_and_device
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -227,6 +231,7 @@ def test_what_is_not_needed_is_not_kept() -> None:
         assert [t.data_ptr() for t in saved] == [x.data_ptr()]
 
 
+@pytest.mark.shows("Mixed precision", "autocast on a CPU, bfloat16 and float16: the dtypes of `nn.Linear`")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("source", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("batch", [1, 40])

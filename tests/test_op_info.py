@@ -103,6 +103,7 @@ OP = core.OpInfo(
 )
 # torch's own: its derivatives in forward mode are written in TorchScript, which it has deprecated.
 forward_mode = pytest.mark.filterwarnings(r"ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+shown = pytest.mark.shows("PyTorch's own tests", "`{test}` of torch's test_ops.py and its kin")
 each_dtype = pytest.mark.parametrize("dtype", sorted(OP.dtypes, key=str), ids=str)
 
 
@@ -127,6 +128,7 @@ def test_the_samples_have_something_to_add_up() -> None:
     assert {len(sample.args) for sample in samples()} == {2, 3}
 
 
+@shown
 @each_dtype
 def test_python_ref(dtype: torch.dtype) -> None:
     for sample in samples(dtype):
@@ -143,6 +145,7 @@ OTHERS = (
 )
 
 
+@shown
 @pytest.mark.parametrize("dtype", OTHERS, ids=str)
 def test_dtypes(dtype: torch.dtype) -> None:
     """Those of OP run, as the others show; any other raises, where Linear takes integers and complex."""
@@ -152,16 +155,19 @@ def test_dtypes(dtype: torch.dtype) -> None:
         OP(x.to(dtype), values.to(dtype), sample.args[1])
 
 
+@shown
 def test_fn_grad() -> None:
     for sample in samples(requires_grad=True):
         assert gradcheck(over(sample.args[1]), tensors_of(sample), check_batched_grad=True)
 
 
+@shown
 def test_fn_gradgrad() -> None:
     for sample in samples(requires_grad=True):
         assert gradgradcheck(over(sample.args[1]), tensors_of(sample), check_batched_grad=True)
 
 
+@shown
 @forward_mode
 def test_forward_mode_AD() -> None:  # noqa: N802
     for sample in samples(requires_grad=True):
@@ -170,6 +176,7 @@ def test_forward_mode_AD() -> None:  # noqa: N802
         assert gradcheck(run, tensors, check_undefined_grad=True, check_batched_forward_grad=True, **options)
 
 
+@shown
 @forward_mode
 def test_fn_fwgrad_bwgrad() -> None:
     for sample in samples(requires_grad=True):
@@ -178,6 +185,7 @@ def test_fn_fwgrad_bwgrad() -> None:
         assert gradgradcheck(run, tensors, check_undefined_grad=False, **options)
 
 
+@shown
 def test_vmap_exhaustive() -> None:
     """Over any of the arguments, at the first and at the last dimension."""
     for sample in samples():
@@ -194,6 +202,7 @@ def test_vmap_exhaustive() -> None:
             torch.testing.assert_close(vmap(run, in_dims)(*stacked), expected)
 
 
+@shown
 @each_dtype
 def test_noncontiguous_samples(dtype: torch.dtype) -> None:
     for sample in samples(dtype, requires_grad=True):
@@ -206,6 +215,7 @@ def test_noncontiguous_samples(dtype: torch.dtype) -> None:
         torch.testing.assert_close(found, expected)
 
 
+@shown
 @each_dtype
 @pytest.mark.parametrize("device", ["meta", "fake"])
 def test_fake(dtype: torch.dtype, device: str) -> None:
@@ -227,6 +237,7 @@ def test_fake(dtype: torch.dtype, device: str) -> None:
             assert got.device.type == ("meta" if device == "meta" else "cpu")
 
 
+@shown
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_fake_autocast(dtype: torch.dtype) -> None:
     mode = FakeTensorMode(allow_non_fake_inputs=True)
@@ -249,6 +260,7 @@ def test_make_fx() -> None:
         torch.testing.assert_close(graph(*tensors), run(*tensors))
 
 
+@shown
 def test_errors() -> None:
     for error in OP.error_inputs("cpu"):
         sample = error.sample_input

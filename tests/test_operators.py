@@ -52,6 +52,7 @@ def gradients(run: Any, layer: SparseLinear, x: Tensor) -> tuple[Tensor, ...]:
     return output, *torch.autograd.grad(output.sin().sum(), asked)
 
 
+@pytest.mark.shows("Compiling and exporting", "`torch.compile(fullgraph=True)`, output and gradients")
 @pytest.mark.parametrize("kernel", FLOAT32)
 @pytest.mark.parametrize("layout", ["contiguous", "feature-major", "strided"])
 @pytest.mark.parametrize("bias", [True, False])
@@ -66,6 +67,9 @@ def test_one_graph_with_the_numbers_of_eager(kernel: str, layout: str, bias: boo
         assert found[0].stride() == expected[0].stride()
 
 
+@pytest.mark.shows(
+    "Compiling and exporting", "`torch.compile`, gradients of the input or of the values alone"
+)
 @pytest.mark.parametrize("needs", [(True, False), (False, True)], ids=["input alone", "values alone"])
 def test_only_what_is_asked_for(needs: tuple[bool, bool]) -> None:
     layer = layer_of(bias=False)
@@ -75,6 +79,7 @@ def test_only_what_is_asked_for(needs: tuple[bool, bool]) -> None:
         torch.testing.assert_close(got, wanted)
 
 
+@pytest.mark.shows("Compiling and exporting", "`torch.compile(dynamic=True)`, one graph for any batch")
 def test_any_batch_in_one_graph() -> None:
     layer = layer_of()
     counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
@@ -85,6 +90,7 @@ def test_any_batch_in_one_graph() -> None:
     assert counter.frame_count == 1
 
 
+@pytest.mark.shows("Compiling and exporting", "`torch.compile`, any leading dimensions")
 @pytest.mark.parametrize("shape", [(17,), (2, 3, 17), (0, 17)])
 def test_leading_dimensions(shape: tuple[int, ...]) -> None:
     layer = layer_of()
@@ -92,6 +98,9 @@ def test_leading_dimensions(shape: tuple[int, ...]) -> None:
     torch.testing.assert_close(traced(layer)(x), layer(x))
 
 
+@pytest.mark.shows(
+    "Compiling and exporting", "`torch.compile` with its default compiler, training of a model"
+)
 def test_training_through_the_default_compiler() -> None:
     """Four steps of Adam on two layers and an activation."""
     model = nn.Sequential(layer_of(), nn.ReLU(), SparseLinear.from_scipy(ADJACENCY.T))
@@ -107,6 +116,7 @@ def test_training_through_the_default_compiler() -> None:
         torch.testing.assert_close(got, wanted)
 
 
+@pytest.mark.shows("Compiling and exporting", "`torch.compile` under autocast")
 def test_autocast() -> None:
     layer = layer_of()
     x = torch.randn(6, 17)
@@ -130,6 +140,7 @@ def test_vmap_within(dims: tuple[int | None, ...]) -> None:
     torch.testing.assert_close(found, run(*arguments))
 
 
+@pytest.mark.shows("Compiling and exporting", "`torch.export`, strict and not, any batch")
 @pytest.mark.parametrize("strict", [False, True])
 def test_export_of_any_batch(strict: bool) -> None:
     layer = layer_of()
@@ -140,6 +151,7 @@ def test_export_of_any_batch(strict: bool) -> None:
     torch.testing.assert_close(program.module()(x), layer(x))
 
 
+@pytest.mark.shows("Compiling and exporting", "`torch.export`, to a file and back")
 def test_export_to_a_file() -> None:
     layer = layer_of()
     stream = io.BytesIO()
@@ -149,6 +161,7 @@ def test_export_to_a_file() -> None:
     torch.testing.assert_close(torch.export.load(stream).module()(x), layer(x))
 
 
+@pytest.mark.shows("Compiling and exporting", "`torch.library.opcheck` of every operator")
 @each_case
 @pytest.mark.parametrize("layout", ["contiguous", "feature-major"])
 def test_opcheck(case: Case, layout: str) -> None:

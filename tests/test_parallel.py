@@ -60,6 +60,7 @@ def found(run: tuple[subprocess.CompletedProcess[str], Path]) -> Found:
     return [json.loads(file.read_text(encoding="utf-8")) for file in files]
 
 
+@pytest.mark.shows("Several processes", "`DistributedDataParallel`: the losses of one process")
 @pytest.mark.parametrize("optimizer", ["adam", "momentum"])
 @pytest.mark.parametrize("synced", ["[]", "[False]"])
 def test_ddp_has_the_losses_of_one_process(found: Found, optimizer: str, synced: str) -> None:
@@ -70,6 +71,9 @@ def test_ddp_has_the_losses_of_one_process(found: Found, optimizer: str, synced:
         assert rank["ddp"]["losses"][f"{optimizer} {synced}"] == pytest.approx(alone, rel=0, abs=1e-6)
 
 
+@pytest.mark.shows(
+    "Several processes", "FSDP2 (`fully_shard`): the losses of one process, with clipping and without"
+)
 @pytest.mark.parametrize("optimizer", ["adam", "momentum"])
 @pytest.mark.parametrize("clip", [False, True])
 def test_fsdp_has_the_losses_of_one_process(found: Found, optimizer: str, clip: bool) -> None:
@@ -81,6 +85,7 @@ def test_fsdp_has_the_losses_of_one_process(found: Found, optimizer: str, clip: 
         assert rank["fsdp"]["losses"][f"{optimizer} {clip}"] == pytest.approx(alone, rel=0, abs=1e-6)
 
 
+@pytest.mark.shows("Several processes", "the whole `state_dict` of a model in several processes")
 @pytest.mark.parametrize(("kind", "clip"), [("ddp", False), ("fsdp", True)])
 def test_state_dict_is_that_of_one_process(found: Found, kind: str, clip: bool) -> None:
     alone = worker.network()
@@ -92,6 +97,9 @@ def test_state_dict_is_that_of_one_process(found: Found, kind: str, clip: bool) 
         assert stored[name] == pytest.approx(entry, rel=0, abs=1e-12), name
 
 
+@pytest.mark.shows(
+    "Several processes", "FSDP2: values are sharded; loading by shards, and from the meta device"
+)
 def test_fsdp_shards_the_values_and_loads_them(found: Found) -> None:
     nnz = int(worker.adjacency(0).sum())
     assert sum(rank["fsdp"]["shard"] for rank in found) == nnz
@@ -104,6 +112,7 @@ def test_fsdp_shards_the_values_and_loads_them(found: Found) -> None:
             torch.testing.assert_close(torch.tensor(output, dtype=torch.float64), expected)
 
 
+@pytest.mark.shows("Several processes", "FSDP2 in mixed precision")
 def test_fsdp_in_mixed_precision(found: Found) -> None:
     alone = worker.train(worker.network(dtype=torch.float32), "adam")
     for rank in found:
@@ -112,6 +121,7 @@ def test_fsdp_in_mixed_precision(found: Found) -> None:
         assert rank["fsdp"]["half"] != pytest.approx(alone, rel=1e-6)
 
 
+@pytest.mark.shows("Several processes", "patterns that differ between ranks are an error on each")
 @pytest.mark.parametrize(
     ("case", "layer", "on_0", "on_1"),
     [

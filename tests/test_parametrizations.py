@@ -33,6 +33,7 @@ def _fixed() -> SparseLinear:
     return layer
 
 
+@pytest.mark.shows("Training", "`torch.nn.utils.parametrize` on the values: fixed signs (Dale's law)")
 def test_values_and_gradients_are_those_of_the_formula() -> None:
     layer, x = _layer(), torch.randn(5, 53, dtype=torch.float64)
     start = layer.values.detach().clone()
@@ -54,6 +55,7 @@ def test_values_and_gradients_are_those_of_the_formula() -> None:
     assert torch.autograd.gradgradcheck(FixedSigns(start[:7]), torch.randn(7).double().requires_grad_())
 
 
+@pytest.mark.shows("Training", "fixed signs, through training")
 @pytest.mark.parametrize(
     ("kind", "options"),
     [
@@ -107,6 +109,7 @@ def test_assigned_values_keep_their_magnitudes_and_get_the_signs() -> None:
     assert torch.equal(new, given)  # it is the caller's
 
 
+@pytest.mark.shows("Compiling and exporting", "`torch.compile` of a parametrized layer")
 def test_one_graph_under_compile() -> None:
     layer, x = _fixed(), torch.randn(3, 53, dtype=torch.float64)
     run = torch.compile(layer, fullgraph=True, backend="aot_eager")
@@ -129,6 +132,7 @@ def test_reset_draws_new_magnitudes() -> None:
     assert bool((layer.to_dense().abs() <= bound.unsqueeze(1)).all())
 
 
+@pytest.mark.shows("Training", "`remove_parametrizations`")
 def test_removed_it_leaves_the_values_it_made() -> None:
     layer = _fixed()
     with torch.no_grad():
@@ -139,6 +143,7 @@ def test_removed_it_leaves_the_values_it_made() -> None:
     torch.testing.assert_close(layer.values.detach(), values, rtol=0, atol=0)
 
 
+@pytest.mark.shows("Copies, moves and files", "a parametrized layer: `state_dict`, `deepcopy`, `half()`")
 def test_state_dict_copies_and_moves_carry_the_signs() -> None:
     layer, other = _fixed(), _fixed()
     other.load_state_dict(layer.state_dict())

@@ -236,6 +236,7 @@ WAYS: dict[str, Callable[[nn.Sequential, Any], None]] = {
 }
 
 
+@pytest.mark.shows("Training", "{way}")
 @pytest.mark.filterwarnings("ignore:Anomaly Detection has been enabled")
 @pytest.mark.parametrize("kernel", ["native", "torch"])
 @pytest.mark.parametrize("way", list(WAYS))
@@ -251,6 +252,7 @@ def test_training_is_that_of_masked_dense(way: str, kernel: str) -> None:
     assert _moved(start, model)
 
 
+@pytest.mark.shows("Training", "the norm that `clip_grad_norm_` returns")
 def test_clipping_reports_the_norm_of_masked_dense() -> None:
     model = _model()
     twin, (x, y) = _twin(model), _batches()[0]
@@ -262,6 +264,7 @@ def test_clipping_reports_the_norm_of_masked_dense() -> None:
     _same(model, twin, grad=True)
 
 
+@pytest.mark.shows("Training", "anomaly mode names the operator")
 def test_anomaly_mode_names_the_operator() -> None:
     layer = _layer()
     output = layer(torch.randn(2, 53, dtype=torch.float64))
@@ -274,6 +277,7 @@ def test_anomaly_mode_names_the_operator() -> None:
         layer(torch.randn(2, 53, dtype=torch.float64)).backward(bad)
 
 
+@pytest.mark.shows("Training", "module hooks, forward and backward, before and after")
 @pytest.mark.parametrize("kind", ["forward_pre", "forward", "full_backward_pre", "full_backward"])
 def test_hooks_see_and_change_what_they_do_of_linear(kind: str) -> None:
     model, x = _model(), torch.randn(4, 53, dtype=torch.float64)
@@ -324,6 +328,10 @@ def _by_state_dicts(model: nn.Module, optimizer: torch.optim.Optimizer) -> Any:
     return fresh, other
 
 
+@pytest.mark.shows(
+    "Copies, moves and files",
+    "a half-trained model and its optimizer: `deepcopy`, pickle, `torch.save`, `state_dict`",
+)
 @pytest.mark.parametrize("carry", [_by_deepcopy, _by_pickle, _by_torch_save, _by_state_dicts])
 def test_half_trained_model_goes_on_as_if_never_copied(carry: Callable[..., Any]) -> None:
     model, batches = _model(), _batches()
@@ -351,6 +359,7 @@ def _skipped_init() -> nn.Module:
     return nn.Sequential(next(skipped), nn.Tanh(), next(skipped))
 
 
+@pytest.mark.shows("Copies, moves and files", "meta device, `torch.nn.utils.skip_init`, `to_empty`")
 @pytest.mark.parametrize("make", [_on_meta, _skipped_init])
 def test_model_made_without_numbers_trains_once_it_has_some(make: Callable[[], nn.Module]) -> None:
     model, batches = _model(), _batches()
@@ -363,6 +372,7 @@ def test_model_made_without_numbers_trains_once_it_has_some(make: Callable[[], n
     assert not torch.equal(late[0].values, model[0].values)
 
 
+@pytest.mark.shows("Copies, moves and files", "safetensors")
 def test_safetensors(tmp_path: Path) -> None:
     files = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
     model, fresh = _model(), _model()
@@ -373,6 +383,7 @@ def test_safetensors(tmp_path: Path) -> None:
     assert SparseLinear.from_state_dict(state, "2.").pattern.equals(model[2].pattern)
 
 
+@pytest.mark.shows("Copies, moves and files", "safetensors of layers that share a pattern")
 def test_safetensors_of_layers_that_share_a_pattern(tmp_path: Path) -> None:
     files = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
     pattern = interop.to_pattern(ADJACENCY)
@@ -387,6 +398,7 @@ def _train_in_child(model: nn.Sequential, batches: Any) -> None:
     _plain(model, batches)
 
 
+@pytest.mark.shows("Copies, moves and files", "`share_memory()` and training in a spawned process")
 def test_shared_memory_is_trained_by_a_spawned_process() -> None:
     model, batches = _model(), _batches()[:2]
     twin = _twin(model)
@@ -421,6 +433,7 @@ def _profiled() -> Iterator[set[str]]:
     names |= {event.key for event in profile.key_averages()}
 
 
+@pytest.mark.shows("Training", "`torch.profiler` shows the operators by name")
 def test_profiler_shows_the_operators_by_name() -> None:
     layer = _layer(dtype=torch.float32)
     x = torch.randn(4, 53, requires_grad=True)
@@ -433,6 +446,7 @@ def test_profiler_shows_the_operators_by_name() -> None:
         assert names <= found
 
 
+@pytest.mark.shows("Models and graphs", "recurrent use: a hundred steps of one layer")
 def test_backpropagation_through_a_hundred_steps_of_one_layer() -> None:
     pattern = interop.to_pattern(np.random.default_rng(0).random((37, 37)) < 0.15)
     layer = SparseLinear(37, 37, pattern, dtype=torch.float64)
@@ -456,6 +470,7 @@ def test_backpropagation_through_a_hundred_steps_of_one_layer() -> None:
     assert kept == {torch.float64}  # no step saves indices: all go by those of the pattern
 
 
+@pytest.mark.shows("Models and graphs", "a hundred layers over one pattern hold its indices once")
 def test_a_hundred_layers_over_one_pattern_hold_its_indices_once() -> None:
     pattern = interop.to_pattern(mask_of(ADJACENCY))
     layers = nn.Sequential(*(SparseLinear(53, 37, pattern) for _ in range(100)))
