@@ -121,6 +121,48 @@ def test_fsdp_in_mixed_precision(found: Found) -> None:
         assert rank["fsdp"]["half"] != pytest.approx(alone, rel=1e-6)
 
 
+@pytest.mark.shows("Several processes", "FSDP2: model and optimizer go on from a whole `state_dict`")
+def test_fsdp_goes_on_from_a_whole_state(found: Found) -> None:
+    alone = worker.train(worker.network(), "adam")
+    for rank in found:
+        assert rank["shards"]["resumed"] == pytest.approx(alone, rel=0, abs=1e-6)
+
+
+NOT_HERE = r"values: expected all 74 numbers in this process, got a DTensor.*unshard\(\)"
+
+
+@pytest.mark.shows("Several processes", "FSDP2: `{reader}` of a sharded layer, an error until `unshard()`")
+@pytest.mark.parametrize("reader", worker.READERS)
+def test_sharded_values_are_refused_until_they_are_whole(found: Found, reader: str) -> None:
+    expected = worker.network()[0].to_dense()
+    for rank in found:
+        assert re.match(NOT_HERE, rank["shards"]["told"][reader])
+        read = torch.tensor(rank["shards"]["read"][reader], dtype=torch.float64)
+        torch.testing.assert_close(read, expected, rtol=0, atol=0)
+
+
+def test_a_layer_is_not_built_from_shards(found: Found) -> None:
+    for rank in found:
+        assert re.match(NOT_HERE, rank["shards"]["told"]["from_state_dict"])
+
+
+def test_a_layer_that_was_read_is_sharded_again_and_trains(found: Found) -> None:
+    alone = worker.train(worker.network(), "adam")
+    for rank in found:
+        assert rank["shards"]["losses"] == pytest.approx(alone, rel=0, abs=1e-6)
+        assert rank["shards"]["repr"] == f"FSDP{worker.network()[0]!r}"
+
+
+@pytest.mark.shows("Several processes", "FSDP2: `reset_parameters` after sharding on the meta device")
+def test_reset_parameters_shares_out_what_the_first_rank_draws(found: Found) -> None:
+    alone = worker.network()
+    torch.manual_seed(10)
+    for layer in (alone[0], alone[2]):
+        layer.reset_parameters()
+    for name, entry in worker.listed(alone.state_dict()).items():
+        assert found[0]["shards"]["drawn"][name] == entry, name
+
+
 @pytest.mark.shows("Several processes", "patterns that differ between ranks are an error on each")
 @pytest.mark.parametrize(
     ("case", "layer", "on_0", "on_1"),
