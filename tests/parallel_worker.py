@@ -148,9 +148,8 @@ def resumed(rank: int, size: int) -> list[float]:
     model, other = sharded(network()), sharded(network(seed=5))
     stepper, restarted = (OPTIMIZERS["adam"](each.parameters()) for each in (model, other))
     losses = steps(model, stepper, batches()[:10], rank, size)
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    options = StateDictOptions(full_state_dict=True)
     of_model, of_optimizer = get_state_dict(model, stepper, options=options)
-    options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
     states = {"model_state_dict": of_model, "optim_state_dict": of_optimizer}
     set_state_dict(other, restarted, **states, options=options)
     return losses + steps(other, restarted, batches()[10:], rank, size)
