@@ -23,8 +23,10 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import parametrize
 
 from sparselinear import SparseLinear, SparsityPattern, parallel
+from sparselinear.parametrizations import FixedSigns
 
 STEPS, BATCH, INPUTS, HIDDEN, CLIP = 20, 12, 16, 13, 0.05
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -49,6 +51,13 @@ def network(seed: int = 0, dtype: torch.dtype = torch.float64, device: str = "cp
     first = SparseLinear(INPUTS, HIDDEN, adjacency(0), device=device, dtype=dtype)
     last = SparseLinear(HIDDEN, INPUTS, adjacency(1).T, device=device, dtype=dtype)
     return nn.Sequential(first, nn.Tanh(), last)
+
+
+def signed() -> nn.Sequential:
+    """The network with the signs of its first layer fixed."""
+    model = network()
+    parametrize.register_parametrization(model[0], "values", FixedSigns(model[0].values))
+    return model
 
 
 def batches(dtype: torch.dtype = torch.float64) -> Tensor:
@@ -191,6 +200,7 @@ def shards(rank: int, size: int) -> dict[str, Any]:
         "losses": train(model, "adam", rank, size),
         "drawn": listed(get_model_state_dict(fresh, options=options)),
         "resumed": resumed(rank, size),
+        "signed": train(sharded(signed()), "adam", rank, size),
     }
 
 

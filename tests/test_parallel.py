@@ -141,6 +141,13 @@ def test_sharded_values_are_refused_until_they_are_whole(found: Found, reader: s
         torch.testing.assert_close(read, expected, rtol=0, atol=0)
 
 
+@pytest.mark.shows("Several processes", "FSDP2: fixed signs, the losses of one process")
+def test_fsdp_of_fixed_signs(found: Found) -> None:
+    alone = worker.train(worker.signed(), "adam")
+    for rank in found:
+        assert rank["shards"]["signed"] == pytest.approx(alone, rel=0, abs=1e-6)
+
+
 def test_a_layer_is_not_built_from_shards(found: Found) -> None:
     for rank in found:
         assert re.match(NOT_HERE, rank["shards"]["told"]["from_state_dict"])
