@@ -23,7 +23,8 @@ from sparselinear import kernels
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "compatibility.md"
-CHOSEN, ON_GPU = "as chosen", "where there is a GPU"
+CHOSEN = "as chosen"
+ON_GPU = "those of a GPU", "where there is a GPU"
 SECTIONS = (
     "Compiling and exporting",
     "Derivatives and transforms",
@@ -43,8 +44,8 @@ and writes this page if all of them pass; it did so with torch {torch} on Python
 the rows against the tests that there are.
 
 *Kernels*: those that the tests force, one after the other ([Kernels](kernels.md)). "{chosen}": the choice is
-left to the library, which took `native`, or nothing is multiplied. *Tests*: their number, or "{gpu}" for
-those that were not part of that run.
+left to the library, which took `native`, or nothing is multiplied. *Tests*: their number. "{gpu}":
+these tests were not part of that run, as they need one.
 """
 
 
@@ -96,9 +97,11 @@ def _parameters(item: pytest.Item) -> dict[str, Any]:
 def _cells(items: list[pytest.Item]) -> tuple[str, str]:
     """Kernels and number of tests; those on a GPU do not count, as there are more of them where one is."""
     here = [item for item in items if item.get_closest_marker("cuda") is None]
-    forced = {_parameters(item).get("kernel") for item in here or items}
+    if not here:
+        return ON_GPU
+    forced = {_parameters(item).get("kernel") for item in here}
     names = [f"`{name}`" for name in ("native", "torch", "embedding_bag", "gather") if name in forced]
-    return ", ".join(names) or CHOSEN, str(len(here)) if here else ON_GPU
+    return ", ".join(names) or CHOSEN, str(len(here))
 
 
 def files() -> list[str]:
@@ -139,7 +142,7 @@ def main() -> None:
         sys.exit("\n".join(found) or None)
     table = collected()
     python = ".".join(platform.python_version_tuple()[:2])
-    head = HEAD.format(torch=torch.__version__.partition("+")[0], python=python, chosen=CHOSEN, gpu=ON_GPU)
+    head = HEAD.format(torch=torch.__version__.partition("+")[0], python=python, chosen=CHOSEN, gpu=ON_GPU[1])
     PAGE.write_text(head + "\n".join([*table.lines(), ""]), encoding="utf-8")
 
 

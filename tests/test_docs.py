@@ -118,7 +118,7 @@ def test_rows_of_what_works(compatibility: ModuleType) -> None:
     rows = [line for line in table.lines() if line.startswith("| ")]
     assert rows[1:4] == [
         "| a | `native`, `gather` | 2 |",
-        "| b | as chosen | where there is a GPU |",
+        "| b | those of a GPU | where there is a GPU |",
         "| c | as chosen | 1 |",
     ]
     page = "\n".join(table.lines())

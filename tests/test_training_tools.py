@@ -30,6 +30,15 @@ ADJACENCY = CASES[1].adjacency  # 37 x 53
 STEPS, BATCH = 6, 24
 
 
+each_kernel = pytest.mark.parametrize("kernel", ["native", "torch", "gather"])  # those of float64
+
+
+def _skip_unless_available(kernel: str) -> None:
+    problem = kernels.available("cpu", torch.float64)[kernel]
+    if problem:
+        pytest.skip(problem)
+
+
 class _Masked(nn.Linear):
     """A dense layer that has the weights of a sparse one, zeros elsewhere, and multiplies by its mask."""
 
@@ -238,12 +247,10 @@ WAYS: dict[str, Callable[[nn.Sequential, Any], None]] = {
 
 @pytest.mark.shows("Training", "{way}")
 @pytest.mark.filterwarnings("ignore:Anomaly Detection has been enabled")
-@pytest.mark.parametrize("kernel", ["native", "torch", "gather"])
+@each_kernel
 @pytest.mark.parametrize("way", list(WAYS))
 def test_training_is_that_of_masked_dense(way: str, kernel: str) -> None:
-    problem = kernels.available("cpu", torch.float64)[kernel]
-    if problem:
-        pytest.skip(problem)
+    _skip_unless_available(kernel)
     model = _model()
     twin, batches, start = _twin(model), _batches(), [t.clone() for t in _numbers(model)]
     with kernels.use(kernel):
@@ -448,7 +455,9 @@ def test_profiler_shows_the_operators_by_name() -> None:
 
 
 @pytest.mark.shows("Models and graphs", "recurrent use: a hundred steps of one layer")
-def test_backpropagation_through_a_hundred_steps_of_one_layer() -> None:
+@each_kernel
+def test_backpropagation_through_a_hundred_steps_of_one_layer(kernel: str) -> None:
+    _skip_unless_available(kernel)
     pattern = interop.to_pattern(np.random.default_rng(0).random((37, 37)) < 0.15)
     layer = SparseLinear(37, 37, pattern, dtype=torch.float64)
     twin = _Masked(layer)
@@ -462,8 +471,9 @@ def test_backpropagation_through_a_hundred_steps_of_one_layer() -> None:
         state = torch.linspace(-1, 1, 3 * 37, dtype=torch.float64).reshape(3, 37).requires_grad_()
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
             last = state
-            for _ in range(100):
-                last = torch.tanh(last + 0.1 * module(last))
+            with kernels.use(kernel):
+                for _ in range(100):
+                    last = torch.tanh(last + 0.1 * module(last))
         last.square().sum().backward()
         module.start = state.grad
     _same(layer, twin, grad=True)
