@@ -178,7 +178,12 @@ def shards(rank: int, size: int) -> dict[str, Any]:
     model = sharded(network())
     layer = model[0]
     told, read = {}, {}
-    rebuilt = {"from_state_dict": lambda layer: SparseLinear.from_state_dict(layer.state_dict()).to_dense()}
+    dense = nn.Linear(INPUTS, HIDDEN)
+    fully_shard(dense, mesh=init_device_mesh("cpu", (size,)))
+    rebuilt = {
+        "from_state_dict": lambda layer: SparseLinear.from_state_dict(layer.state_dict()).to_dense(),
+        "from_linear": lambda layer: SparseLinear.from_linear(dense).to_dense(),
+    }
     for name, reader in (READERS | rebuilt).items():
         try:
             told[name] = reader(layer).tolist()
