@@ -126,7 +126,8 @@ def to_scipy(pattern: SparsityPattern, values: Tensor) -> sp.csr_array:
     if values.dtype in (torch.bfloat16, torch.float16):
         values = values.float()
     parts = (values, pattern.col_indices, pattern.crow_indices)
-    return sp.csr_array(tuple(part.cpu().numpy().copy() for part in parts), shape=pattern.shape)
+    # Copied by torch: fully_shard could not free values again that numpy has once looked at.
+    return sp.csr_array(tuple(part.to("cpu", copy=True).numpy() for part in parts), shape=pattern.shape)
 
 
 def load_adjacency(path: str | os.PathLike[str]) -> sp.csr_array:

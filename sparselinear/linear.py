@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from . import checks, functional, graphs, interop, parametrizations, raster
+from . import checks, functional, graphs, interop, parametrizations, raster, shards
 from .checks import message
 from .pattern import SparsityPattern
 
@@ -181,7 +181,9 @@ class SparseLinear(nn.Module):
         """
         if not isinstance(linear, nn.Linear):
             raise TypeError(message("linear", "a torch.nn.Linear", checks.type_name(linear)))
-        weight: Tensor = getattr(linear, "weight_orig", linear.weight).detach()
+        weight: Tensor = shards.refuse(
+            "linear.weight", getattr(linear, "weight_orig", linear.weight).detach()
+        )
         pruned: Tensor | None = getattr(linear, "weight_mask", None)
         if pruned is not None and mask is not None:
             advice = "Use torch.nn.utils.prune.remove first, or leave the mask out."
@@ -209,6 +211,7 @@ class SparseLinear(nn.Module):
         Raises:
             KeyError: entries of the layer are missing.
             ValueError: the entries do not fit each other.
+            RuntimeError: they are sharded over processes.
         """
         names = ("values", *_PATTERN_BUFFERS)
         missing = [prefix + name for name in names if prefix + name not in state_dict]
@@ -225,6 +228,8 @@ class SparseLinear(nn.Module):
         for argument, tensor, length in (("values", values, pattern.nnz), ("bias", bias, out_features)):
             if tensor is not None and tuple(tensor.shape) != (length,):
                 raise ValueError(message(prefix + argument, f"shape ({length},)", str(tuple(tensor.shape))))
+            if tensor is not None:
+                shards.refuse(prefix + argument, tensor)
         return cls._assemble(pattern, values.clone(), None if bias is None else bias.clone())
 
     @classmethod
@@ -239,17 +244,23 @@ class SparseLinear(nn.Module):
         return layer
 
     def reset_parameters(self) -> None:
-        """Draw new values and biases, uniform in ±1/sqrt(fan-in of their own output)."""
+        """Draw new values and biases, uniform in ±1/sqrt(fan-in of their own output).
+
+        Where ``fully_shard`` has spread them over processes, every one of these must call it, and what the
+        first draws is shared out.
+        """
         if self.values.is_meta:
             return
         bound = _initial_bound(self.pattern, self.values.dtype)
         with torch.no_grad():
             values = self.values
-            self.pattern.scale_rows(values.uniform_(-1, 1), bound)
+            drawn = shards.room(values).uniform_(-1, 1)
+            self.pattern.scale_rows(drawn, bound)
+            shards.put(values, drawn)
             if values is not self._parameters.get("values"):  # it is parametrized: what was drawn is a copy
                 self.values = values
             if self.bias is not None:
-                self.bias.uniform_(-1, 1).mul_(bound)
+                shards.put(self.bias, shards.room(self.bias).uniform_(-1, 1).mul_(bound))
 
     @property
     def pattern(self) -> SparsityPattern:
@@ -272,12 +283,12 @@ class SparseLinear(nn.Module):
 
         What is written into its values is written into the layer's.
         """
-        return self.pattern.csr_tensor(self.values.detach())
+        return self.pattern.csr_tensor(self._whole_values())
 
     @property
     def weight_coo(self) -> Tensor:
         """The same as :attr:`weight` as a coalesced sparse COO tensor, over the same storage."""
-        return self.pattern.coo_tensor(self.values.detach())
+        return self.pattern.coo_tensor(self._whole_values())
 
     def forward(self, input: Tensor) -> Tensor:
         """``(*, in_features)`` -> ``(*, out_features)``."""
@@ -285,11 +296,11 @@ class SparseLinear(nn.Module):
 
     def to_scipy(self) -> scipy.sparse.csr_array:
         """New scipy ``csr_array`` (out_features, in_features) of the values; half types as float32."""
-        return interop.to_scipy(self.pattern, self.values)
+        return interop.to_scipy(self.pattern, self._whole_values())
 
     def to_dense(self) -> Tensor:
         """New dense tensor (out_features, in_features), without gradient; allocates all of it."""
-        return self.pattern.dense_tensor(self.values.detach())
+        return self.pattern.dense_tensor(self._whole_values())
 
     def to_linear(self) -> nn.Linear:
         """``nn.Linear`` with the same outputs; its weight is dense, zero where no connection is."""
@@ -315,6 +326,9 @@ class SparseLinear(nn.Module):
             f"in_features={self.in_features}, out_features={self.out_features}, nnz={self.nnz}, "
             f"density={self.density:.3g}, bias={self.bias is not None}"
         )
+
+    def _whole_values(self) -> Tensor:
+        return shards.refuse("values", self.values.detach())
 
     def _hold(self, pattern: SparsityPattern) -> None:
         """Make a pattern this layer's; the buffers are its own tensors, whatever torch did to them."""

@@ -6,7 +6,7 @@ device, or on the CPU and moves them there; what it compares with the oracle com
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -25,6 +25,14 @@ on_cuda = [
     pytest.mark.cuda,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),
 ]
+
+
+def needs_cuda(test: Callable[..., None]) -> Callable[..., None]:
+    """The marks of ``on_cuda``, as a decorator."""
+    for mark in on_cuda:
+        test = mark(test)
+    return test
+
 
 # On a GPU the order of a sum is nobody's promise: index_add_ has one only under
 # torch.use_deterministic_algorithms, and cuSPARSE for CUSPARSE_SPMM_CSR_ALG3 alone, which torch does not ask

@@ -84,7 +84,10 @@ SPARSE = common.ModuleInfo(
 )
 LINEAR = next(info for info in common.module_db if info.module_cls is nn.Linear)
 
-each_info = pytest.mark.parametrize("info", [SPARSE, LINEAR], ids=lambda info: info.module_cls.__name__)
+shown = pytest.param(
+    SPARSE, marks=pytest.mark.shows("PyTorch's own tests", "`{test}` of torch's test_modules.py")
+)
+each_info = pytest.mark.parametrize("info", [shown, LINEAR], ids=lambda info: info.module_cls.__name__)
 each_dtype = pytest.mark.parametrize("dtype", SPARSE.dtypes, ids=str)
 wide_dtype = pytest.mark.parametrize("dtype", LINEAR.dtypes, ids=str)
 each_conversion = pytest.mark.parametrize("swap", [False, True], ids=["replaced", "swapped"])

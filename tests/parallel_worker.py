@@ -16,13 +16,17 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
+    get_state_dict,
     set_model_state_dict,
+    set_state_dict,
 )
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import parametrize
 
 from sparselinear import SparseLinear, SparsityPattern, parallel
+from sparselinear.parametrizations import FixedSigns
 
 STEPS, BATCH, INPUTS, HIDDEN, CLIP = 20, 12, 16, 13, 0.05
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -49,6 +53,13 @@ def network(seed: int = 0, dtype: torch.dtype = torch.float64, device: str = "cp
     return nn.Sequential(first, nn.Tanh(), last)
 
 
+def signed() -> nn.Sequential:
+    """The network with the signs of its first layer fixed."""
+    model = network()
+    parametrize.register_parametrization(model[0], "values", FixedSigns(model[0].values))
+    return model
+
+
 def batches(dtype: torch.dtype = torch.float64) -> Tensor:
     """(STEPS, BATCH, INPUTS)"""
     return torch.randn(STEPS, BATCH, INPUTS, generator=torch.Generator().manual_seed(7)).to(dtype)
@@ -57,9 +68,20 @@ def batches(dtype: torch.dtype = torch.float64) -> Tensor:
 def train(model: nn.Module, optimizer: str, rank: int = 0, size: int = 1, clip: bool = False) -> list[float]:
     """Loss of the whole batch at each step, whatever part of it a process sees."""
     stepper = OPTIMIZERS[optimizer](model.parameters())
+    return steps(model, stepper, batches(next(model.parameters()).dtype), rank, size, clip)
+
+
+def steps(
+    model: nn.Module,
+    stepper: torch.optim.Optimizer,
+    given: Tensor,
+    rank: int = 0,
+    size: int = 1,
+    clip: bool = False,
+) -> list[float]:
+    """Loss at each step of an optimizer over some of the batches."""
     losses = []
-    dtype = next(model.parameters()).dtype
-    for batch in batches(dtype):
+    for batch in given:
         x = batch.chunk(size)[rank]
         stepper.zero_grad()
         loss = (model(x) - x.roll(1, 1)).square().mean()
@@ -130,6 +152,63 @@ def stored(model: nn.Sequential, rank: int) -> dict[str, Any]:
     return {"state": listed(full), "outputs": [each(x).tolist() for each in (model, by_shards, from_meta)]}
 
 
+def resumed(rank: int, size: int) -> list[float]:
+    """Losses of a training whose whole state goes into another model and its optimizer half way through."""
+    model, other = sharded(network()), sharded(network(seed=5))
+    stepper, restarted = (OPTIMIZERS["adam"](each.parameters()) for each in (model, other))
+    losses = steps(model, stepper, batches()[:10], rank, size)
+    options = StateDictOptions(full_state_dict=True)
+    of_model, of_optimizer = get_state_dict(model, stepper, options=options)
+    states = {"model_state_dict": of_model, "optim_state_dict": of_optimizer}
+    set_state_dict(other, restarted, **states, options=options)
+    return losses + steps(other, restarted, batches()[10:], rank, size)
+
+
+READERS: dict[str, Callable[[SparseLinear], Tensor]] = {
+    "weight": lambda layer: layer.weight.to_dense(),
+    "weight_coo": lambda layer: layer.weight_coo.to_dense(),
+    "to_dense": lambda layer: layer.to_dense(),
+    "to_scipy": lambda layer: torch.from_numpy(layer.to_scipy().toarray()),
+    "to_linear": lambda layer: layer.to_linear().weight.detach(),
+}
+
+
+def shards(rank: int, size: int) -> dict[str, Any]:
+    """What a sharded layer can be asked, then an unsharded one, then one that is sharded again."""
+    model = sharded(network())
+    layer = model[0]
+    told, read = {}, {}
+    dense = nn.Linear(INPUTS, HIDDEN)
+    fully_shard(dense, mesh=init_device_mesh("cpu", (size,)))
+    rebuilt = {
+        "from_state_dict": lambda layer: SparseLinear.from_state_dict(layer.state_dict()).to_dense(),
+        "from_linear": lambda layer: SparseLinear.from_linear(dense).to_dense(),
+    }
+    for name, reader in (READERS | rebuilt).items():
+        try:
+            told[name] = reader(layer).tolist()
+        except RuntimeError as error:
+            told[name] = str(error)
+    layer.unshard()
+    for name, reader in READERS.items():
+        read[name] = reader(layer).tolist()
+    layer.reshard()
+    fresh = sharded(network(device="meta")).to_empty(device="cpu")
+    torch.manual_seed(10 + rank)
+    for each in (fresh[0], fresh[2]):
+        each.reset_parameters()
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    return {
+        "told": told,
+        "read": read,
+        "repr": repr(layer),
+        "losses": train(model, "adam", rank, size),
+        "drawn": listed(get_model_state_dict(fresh, options=options)),
+        "resumed": resumed(rank, size),
+        "signed": train(sharded(signed()), "adam", rank, size),
+    }
+
+
 def listed(state: dict[str, Tensor]) -> dict[str, Any]:
     """What json can hold of a state_dict."""
     return {name: entry.tolist() for name, entry in state.items()}
@@ -170,7 +249,7 @@ def main(folder: str) -> None:
     warnings.simplefilter("error")
     dist.init_process_group("gloo")
     rank, size = dist.get_rank(), dist.get_world_size()
-    found = {work.__name__: work(rank, size) for work in (ddp, fsdp, differ)}
+    found = {work.__name__: work(rank, size) for work in (ddp, fsdp, shards, differ)}
     (Path(folder) / f"{rank}.json").write_text(json.dumps(found), encoding="utf-8")
     parallel.check_same_pattern(SparseLinear(INPUTS, HIDDEN, adjacency(rank)))  # ends the run
     (Path(folder) / "never").touch()

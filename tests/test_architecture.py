@@ -34,6 +34,7 @@ ORDER = (
     "graphs",
     "interop",
     "pattern",
+    "shards",
     "checks",
     "interrupt",
 )

@@ -289,6 +289,7 @@ def encoder_layer(density: float, batch_first: bool = True, **options: Any) -> n
     return layer
 
 
+@pytest.mark.shows("Models and graphs", "`nn.TransformerEncoderLayer`, its feed-forward layers converted")
 @pytest.mark.parametrize("density", [0.1, 0.05])
 @pytest.mark.parametrize("batch_first", [True, False])
 @pytest.mark.parametrize("training", [True, False])
@@ -312,6 +313,7 @@ def test_encoder_layer(density: float, batch_first: bool, training: bool, device
         )
 
 
+@pytest.mark.shows("Models and graphs", "`nn.TransformerEncoder` in eval mode, where torch has a fused path")
 def test_fused_paths_are_switched_off_and_on_again(device: str) -> None:
     encoder = nn.TransformerEncoder(
         nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True), 2

@@ -58,6 +58,9 @@ def weights(model: nn.Module) -> list[Tensor]:
     return found
 
 
+@pytest.mark.shows(
+    "Models and graphs", "a pruned model converted half way through training, its optimizer too"
+)
 @pytest.mark.parametrize("name", sorted(SETTINGS.keys() - REFUSED))
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_training_goes_on(name: str, dtype: torch.dtype, device: str) -> None:

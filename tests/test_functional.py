@@ -29,6 +29,7 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+@pytest.mark.shows("Derivatives and transforms", "`gradcheck`, any pattern and memory layout")
 @each_case
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("with_bias", [True, False], ids=["bias", "no bias"])
@@ -72,6 +73,9 @@ def test_gradcheck_of_batches(shape: tuple[int, ...], device: str) -> None:
     )
 
 
+@pytest.mark.shows(
+    "Derivatives and transforms", "output and gradients in float32, float64, bfloat16 and float16"
+)
 @each_case
 @each_kernel()
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -203,27 +207,3 @@ def test_what_is_not_needed_is_not_kept(device: str) -> None:
         saved.clear()
         functional.sparse_linear(x.detach(), values.clone().requires_grad_(), pattern)
         assert [t.data_ptr() for t in saved] == [x.data_ptr()]
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("source", [torch.float32, torch.bfloat16, torch.float64])
-@pytest.mark.parametrize("batch", [1, 40])
-def test_autocast_does_what_it_does_to_linear(dtype: torch.dtype, source: torch.dtype, batch: int) -> None:
-    """The dtypes of nn.Linear, and the numbers of a layer cast by hand; backward inside of it as well."""
-    pattern = interop.to_pattern(CASES[1].adjacency)
-    wide = torch.float64 if source == torch.float64 else torch.float32
-    x = torch.randn(batch, 53).to(source).requires_grad_()
-    values = torch.randn(pattern.nnz, dtype=wide, requires_grad=True)
-    bias = torch.randn(37, dtype=wide, requires_grad=True)
-    linear = torch.nn.Linear(53, 37, dtype=wide)
-    with torch.autocast("cpu", dtype=dtype):
-        output, expected = functional.sparse_linear(x, values, pattern, bias), linear(x)
-        assert output.dtype == expected.dtype
-        grads = torch.autograd.grad(output.float().sum(), (x, values, bias))
-    assert [grad.dtype for grad in grads] == [source, wide, wide]
-    cast = wide if source == torch.float64 else dtype
-    by_hand = functional.sparse_linear(x.to(cast), values.to(cast), pattern, bias.to(cast))
-    torch.testing.assert_close(output, by_hand, rtol=0, atol=0)
-    expected_grads = torch.autograd.grad(by_hand.float().sum(), (x, values, bias))
-    for grad, again in zip(grads, expected_grads, strict=True):
-        torch.testing.assert_close(grad, again, rtol=0, atol=0)

@@ -28,6 +28,7 @@ def _dense(layer: SparseLinear) -> np.ndarray[Any, Any]:
     return layer.to_dense().cpu().numpy().T
 
 
+@pytest.mark.shows("Models and graphs", "`from_graph` on networkx graphs")
 @pytest.mark.parametrize("kind", ["Graph", "DiGraph", "MultiGraph", "MultiDiGraph"])
 def test_networkx(kind: str, device: str) -> None:
     graph = _graph(getattr(networkx, kind))
@@ -57,6 +58,7 @@ def test_networkx_weight_that_is_no_number(weight: Any) -> None:
         SparseLinear.from_graph(graph)
 
 
+@pytest.mark.shows("Models and graphs", "`from_graph` on objects with an `edge_index`, as of torch_geometric")
 @pytest.mark.parametrize("weighted", [False, True])
 def test_edge_index(weighted: bool, device: str) -> None:
     index = torch.tensor([[0, 3, 2, 0], [1, 1, 0, 1]], device=device)  # one edge twice

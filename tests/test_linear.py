@@ -154,6 +154,7 @@ def test_indices_are_buffers_and_never_parameters() -> None:
     assert {"crow_indices", "col_indices"} <= dict(layer.named_buffers()).keys()
 
 
+@pytest.mark.shows("Copies, moves and files", "`to(dtype)`")
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_moves_between_dtypes(dtype: torch.dtype, device: str) -> None:
     layer = SparseLinear.from_scipy(ADJACENCY, device=device)
@@ -205,6 +206,9 @@ def _through_file(state: dict[str, Any]) -> dict[str, Any]:
     return loaded
 
 
+@pytest.mark.shows(
+    "Copies, moves and files", "a layer from its `state_dict` alone, loaded with `weights_only=True`"
+)
 @each_case
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_layer_from_its_state_dict_alone(case: Case, dtype: torch.dtype, device: str) -> None:
@@ -225,6 +229,7 @@ def test_layer_from_the_state_dict_of_a_model() -> None:
     torch.testing.assert_close(back.values, net[1].values, rtol=0, atol=0)
 
 
+@pytest.mark.shows("Copies, moves and files", "`load_state_dict`, with `assign` and without")
 @pytest.mark.parametrize("assign", [False, True])
 def test_load_state_dict(assign: bool, device: str) -> None:
     layer, other = (SparseLinear.from_scipy(ADJACENCY, device=device) for _ in range(2))
@@ -341,6 +346,7 @@ def test_from_masked_linear(case: Case, bias: bool, device: str) -> None:
     assert linear.weight.abs().max() > 0  # a copy
 
 
+@pytest.mark.shows("Models and graphs", "`from_linear` on layers pruned by `torch.nn.utils.prune`")
 @pytest.mark.parametrize("removed", [False, True])
 def test_from_pruned_linear(removed: bool, device: str) -> None:
     linear = nn.Linear(20, 10, device=device)

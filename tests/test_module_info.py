@@ -1,7 +1,7 @@
 """The checks of PyTorch's test_modules.py, driven by ModuleInfos of SparseLinear and of Linear.
 
-A test that Linear did not pass would be wrong; SparseLinear passes the same one. test_op_info.py has the
-checks of the function below the module.
+A test that Linear did not pass would be wrong; SparseLinear passes the same one. Those of SparseLinear carry
+the mark ``shows``, by ``each_info``. test_op_info.py has the checks of the function below the module.
 """
 
 from __future__ import annotations
@@ -241,6 +241,7 @@ def test_device_ctx_init(info: Any, dtype: torch.dtype) -> None:
 
 
 @wide_dtype
+@pytest.mark.shows("PyTorch's own tests", "`{test}` of torch's test_modules.py")
 def test_errors(dtype: torch.dtype, device: str) -> None:
     for error in error_inputs(SPARSE, device, dtype, requires_grad=False, training=True):
         module_input = error.module_error_input

@@ -104,6 +104,7 @@ OP = core.OpInfo(
 )
 # torch's own: its derivatives in forward mode are written in TorchScript, which it has deprecated.
 forward_mode = pytest.mark.filterwarnings(r"ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+shown = pytest.mark.shows("PyTorch's own tests", "`{test}` of torch's test_ops.py and its kin")
 each_dtype = pytest.mark.parametrize("dtype", sorted(OP.dtypes, key=str), ids=str)
 
 
@@ -126,6 +127,7 @@ def test_the_samples_have_something_to_add_up() -> None:
     assert {len(sample.args) for sample in samples("cpu")} == {2, 3}
 
 
+@shown
 @each_dtype
 def test_python_ref(dtype: torch.dtype, device: str) -> None:
     for sample in samples(device, dtype):
@@ -142,6 +144,7 @@ OTHERS = (
 )
 
 
+@shown
 @pytest.mark.parametrize("dtype", OTHERS, ids=str)
 def test_dtypes(dtype: torch.dtype, device: str) -> None:
     """Those of OP run, as the others show; any other raises, where Linear takes integers and complex."""
@@ -151,18 +154,21 @@ def test_dtypes(dtype: torch.dtype, device: str) -> None:
         OP(x.to(dtype), values.to(dtype), sample.args[1])
 
 
+@shown
 def test_fn_grad(device: str) -> None:
     for sample in samples(device, requires_grad=True):
         options: dict[str, Any] = {"check_batched_grad": True, "nondet_tol": NONDET_TOL[device]}
         assert gradcheck(over(sample.args[1]), tensors_of(sample), **options)
 
 
+@shown
 def test_fn_gradgrad(device: str) -> None:
     for sample in samples(device, requires_grad=True):
         options: dict[str, Any] = {"check_batched_grad": True, "nondet_tol": NONDET_TOL[device]}
         assert gradgradcheck(over(sample.args[1]), tensors_of(sample), **options)
 
 
+@shown
 @forward_mode
 def test_forward_mode_AD(device: str) -> None:  # noqa: N802
     for sample in samples(device, requires_grad=True):
@@ -172,6 +178,7 @@ def test_forward_mode_AD(device: str) -> None:  # noqa: N802
         assert gradcheck(run, tensors, check_undefined_grad=True, check_batched_forward_grad=True, **options)
 
 
+@shown
 @forward_mode
 def test_fn_fwgrad_bwgrad(device: str) -> None:
     for sample in samples(device, requires_grad=True):
@@ -181,6 +188,7 @@ def test_fn_fwgrad_bwgrad(device: str) -> None:
         assert gradgradcheck(run, tensors, check_undefined_grad=False, **options)
 
 
+@shown
 def test_vmap_exhaustive(device: str) -> None:
     """Over any of the arguments, at the first and at the last dimension."""
     for sample in samples(device):
@@ -197,6 +205,7 @@ def test_vmap_exhaustive(device: str) -> None:
             torch.testing.assert_close(vmap(run, in_dims)(*stacked), expected)
 
 
+@shown
 @each_dtype
 def test_noncontiguous_samples(dtype: torch.dtype, device: str) -> None:
     for sample in samples(device, dtype, requires_grad=True):
@@ -209,6 +218,7 @@ def test_noncontiguous_samples(dtype: torch.dtype, device: str) -> None:
         torch.testing.assert_close(found, expected)
 
 
+@shown
 @each_dtype
 @pytest.mark.parametrize("kind", ["meta", "fake"])
 def test_fake(dtype: torch.dtype, kind: str, device: str) -> None:
@@ -230,6 +240,7 @@ def test_fake(dtype: torch.dtype, kind: str, device: str) -> None:
             assert got.device.type == ("meta" if kind == "meta" else device)
 
 
+@shown
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_fake_autocast(dtype: torch.dtype, device: str) -> None:
     mode = FakeTensorMode(allow_non_fake_inputs=True)
@@ -252,6 +263,7 @@ def test_make_fx(device: str) -> None:
         torch.testing.assert_close(graph(*tensors), run(*tensors))
 
 
+@shown
 def test_errors(device: str) -> None:
     for error in OP.error_inputs(device):
         sample = error.sample_input

@@ -54,6 +54,7 @@ def gradients(run: Any, layer: SparseLinear, x: Tensor) -> tuple[Tensor, ...]:
     return output, *torch.autograd.grad(output.sin().sum(), asked)
 
 
+@pytest.mark.shows("Compiling and exporting", "`torch.compile(fullgraph=True)`, output and gradients")
 @each_kernel_of(torch.float32)
 @pytest.mark.parametrize("layout", ["contiguous", "feature-major", "strided"])
 @pytest.mark.parametrize("bias", [True, False])
@@ -68,6 +69,9 @@ def test_one_graph_with_the_numbers_of_eager(device: str, kernel: str, layout: s
         assert found[0].stride() == expected[0].stride()
 
 
+@pytest.mark.shows(
+    "Compiling and exporting", "`torch.compile`, gradients of the input or of the values alone"
+)
 @pytest.mark.parametrize("needs", [(True, False), (False, True)], ids=["input alone", "values alone"])
 def test_only_what_is_asked_for(needs: tuple[bool, bool], device: str) -> None:
     layer = layer_of(bias=False, device=device)
@@ -77,6 +81,7 @@ def test_only_what_is_asked_for(needs: tuple[bool, bool], device: str) -> None:
         torch.testing.assert_close(got, wanted)
 
 
+@pytest.mark.shows("Compiling and exporting", "`torch.compile(dynamic=True)`, one graph for any batch")
 def test_any_batch_in_one_graph(device: str) -> None:
     layer = layer_of(device=device)
     counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
@@ -87,6 +92,7 @@ def test_any_batch_in_one_graph(device: str) -> None:
     assert counter.frame_count == 1
 
 
+@pytest.mark.shows("Compiling and exporting", "`torch.compile`, any leading dimensions")
 @pytest.mark.parametrize("shape", [(17,), (2, 3, 17), (0, 17)])
 def test_leading_dimensions(shape: tuple[int, ...], device: str) -> None:
     layer = layer_of(device=device)
@@ -94,6 +100,9 @@ def test_leading_dimensions(shape: tuple[int, ...], device: str) -> None:
     torch.testing.assert_close(traced(layer)(x), layer(x))
 
 
+@pytest.mark.shows(
+    "Compiling and exporting", "`torch.compile` with its default compiler, training of a model"
+)
 def test_training_through_the_default_compiler(device: str) -> None:
     """Four steps of Adam on two layers and an activation."""
     model = nn.Sequential(layer_of(), nn.ReLU(), SparseLinear.from_scipy(ADJACENCY.T)).to(device)
@@ -109,6 +118,7 @@ def test_training_through_the_default_compiler(device: str) -> None:
         torch.testing.assert_close(got, wanted)
 
 
+@pytest.mark.shows("Compiling and exporting", "`torch.compile` under autocast")
 def test_autocast(device: str) -> None:
     layer = layer_of(device=device)
     x = torch.randn(6, 17, device=device)
@@ -132,6 +142,7 @@ def test_vmap_within(dims: tuple[int | None, ...], device: str) -> None:
     torch.testing.assert_close(found, run(*arguments))
 
 
+@pytest.mark.shows("Compiling and exporting", "`torch.export`, strict and not, any batch")
 @pytest.mark.parametrize("strict", [False, True])
 def test_export_of_any_batch(strict: bool, device: str) -> None:
     layer = layer_of(device=device)
@@ -142,6 +153,7 @@ def test_export_of_any_batch(strict: bool, device: str) -> None:
     torch.testing.assert_close(program.module()(x), layer(x))
 
 
+@pytest.mark.shows("Compiling and exporting", "`torch.export`, to a file and back")
 def test_export_to_a_file(device: str) -> None:
     layer = layer_of(device=device)
     stream = io.BytesIO()
@@ -151,6 +163,7 @@ def test_export_to_a_file(device: str) -> None:
     torch.testing.assert_close(torch.export.load(stream).module()(x), layer(x))
 
 
+@pytest.mark.shows("Compiling and exporting", "`torch.library.opcheck` of every operator")
 @each_case
 @pytest.mark.parametrize("layout", ["contiguous", "feature-major"])
 def test_opcheck(case: Case, layout: str, device: str) -> None:

@@ -90,6 +90,7 @@ def test_every_optimizer_is_accounted_for() -> None:
     assert set(_optimizers()) == SETTINGS.keys() | REFUSING
 
 
+@pytest.mark.shows("Training", "`torch.optim.{name}`, fifty steps")
 @pytest.mark.parametrize("name", list(SETTINGS))
 def test_training_is_that_of_masked_dense(name: str, device: str) -> None:
     adjacency = CASES[1].adjacency  # 37 x 53
@@ -119,6 +120,7 @@ def test_training_is_that_of_masked_dense(name: str, device: str) -> None:
     assert (layer.values.detach() - start).abs().max() > 1e-3  # it did train
 
 
+@pytest.mark.shows("Training", "`torch.optim.{name}` takes no dense 1-D parameter, and says so")
 @pytest.mark.parametrize("name", sorted(REFUSING))
 def test_optimizers_that_take_no_dense_vector_say_so(name: str, device: str) -> None:
     layer = SparseLinear.from_scipy(CASES[0].adjacency, device=device)

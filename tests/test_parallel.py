@@ -60,6 +60,7 @@ def found(run: tuple[subprocess.CompletedProcess[str], Path]) -> Found:
     return [json.loads(file.read_text(encoding="utf-8")) for file in files]
 
 
+@pytest.mark.shows("Several processes", "`DistributedDataParallel`: the losses of one process")
 @pytest.mark.parametrize("optimizer", ["adam", "momentum"])
 @pytest.mark.parametrize("synced", ["[]", "[False]"])
 def test_ddp_has_the_losses_of_one_process(found: Found, optimizer: str, synced: str) -> None:
@@ -70,6 +71,9 @@ def test_ddp_has_the_losses_of_one_process(found: Found, optimizer: str, synced:
         assert rank["ddp"]["losses"][f"{optimizer} {synced}"] == pytest.approx(alone, rel=0, abs=1e-6)
 
 
+@pytest.mark.shows(
+    "Several processes", "FSDP2 (`fully_shard`): the losses of one process, with clipping and without"
+)
 @pytest.mark.parametrize("optimizer", ["adam", "momentum"])
 @pytest.mark.parametrize("clip", [False, True])
 def test_fsdp_has_the_losses_of_one_process(found: Found, optimizer: str, clip: bool) -> None:
@@ -81,6 +85,7 @@ def test_fsdp_has_the_losses_of_one_process(found: Found, optimizer: str, clip: 
         assert rank["fsdp"]["losses"][f"{optimizer} {clip}"] == pytest.approx(alone, rel=0, abs=1e-6)
 
 
+@pytest.mark.shows("Several processes", "the whole `state_dict` of a model in several processes")
 @pytest.mark.parametrize(("kind", "clip"), [("ddp", False), ("fsdp", True)])
 def test_state_dict_is_that_of_one_process(found: Found, kind: str, clip: bool) -> None:
     alone = worker.network()
@@ -92,6 +97,9 @@ def test_state_dict_is_that_of_one_process(found: Found, kind: str, clip: bool) 
         assert stored[name] == pytest.approx(entry, rel=0, abs=1e-12), name
 
 
+@pytest.mark.shows(
+    "Several processes", "FSDP2: values are sharded; loading by shards, and from the meta device"
+)
 def test_fsdp_shards_the_values_and_loads_them(found: Found) -> None:
     nnz = int(worker.adjacency(0).sum())
     assert sum(rank["fsdp"]["shard"] for rank in found) == nnz
@@ -104,6 +112,7 @@ def test_fsdp_shards_the_values_and_loads_them(found: Found) -> None:
             torch.testing.assert_close(torch.tensor(output, dtype=torch.float64), expected)
 
 
+@pytest.mark.shows("Several processes", "FSDP2 in mixed precision")
 def test_fsdp_in_mixed_precision(found: Found) -> None:
     alone = worker.train(worker.network(dtype=torch.float32), "adam")
     for rank in found:
@@ -112,6 +121,59 @@ def test_fsdp_in_mixed_precision(found: Found) -> None:
         assert rank["fsdp"]["half"] != pytest.approx(alone, rel=1e-6)
 
 
+@pytest.mark.shows("Several processes", "FSDP2: model and optimizer go on from a whole `state_dict`")
+def test_fsdp_goes_on_from_a_whole_state(found: Found) -> None:
+    alone = worker.train(worker.network(), "adam")
+    for rank in found:
+        assert rank["shards"]["resumed"] == pytest.approx(alone, rel=0, abs=1e-6)
+
+
+NOT_HERE = (
+    r"(values|linear\.weight): expected all (74|208) numbers in this process, got a DTensor.*unshard\(\)"
+)
+
+
+@pytest.mark.shows("Several processes", "FSDP2: `{reader}` of a sharded layer, an error until `unshard()`")
+@pytest.mark.parametrize("reader", worker.READERS)
+def test_sharded_values_are_refused_until_they_are_whole(found: Found, reader: str) -> None:
+    expected = worker.network()[0].to_dense()
+    for rank in found:
+        assert re.match(NOT_HERE, rank["shards"]["told"][reader])
+        read = torch.tensor(rank["shards"]["read"][reader], dtype=torch.float64)
+        torch.testing.assert_close(read, expected, rtol=0, atol=0)
+
+
+@pytest.mark.shows("Several processes", "FSDP2: fixed signs, the losses of one process")
+def test_fsdp_of_fixed_signs(found: Found) -> None:
+    alone = worker.train(worker.signed(), "adam")
+    for rank in found:
+        assert rank["shards"]["signed"] == pytest.approx(alone, rel=0, abs=1e-6)
+
+
+@pytest.mark.parametrize("maker", ["from_state_dict", "from_linear"])
+def test_a_layer_is_not_built_from_shards(found: Found, maker: str) -> None:
+    for rank in found:
+        assert re.match(NOT_HERE, rank["shards"]["told"][maker])
+
+
+def test_a_layer_that_was_read_is_sharded_again_and_trains(found: Found) -> None:
+    alone = worker.train(worker.network(), "adam")
+    for rank in found:
+        assert rank["shards"]["losses"] == pytest.approx(alone, rel=0, abs=1e-6)
+        assert rank["shards"]["repr"] == f"FSDP{worker.network()[0]!r}"
+
+
+@pytest.mark.shows("Several processes", "FSDP2: `reset_parameters` after sharding on the meta device")
+def test_reset_parameters_shares_out_what_the_first_rank_draws(found: Found) -> None:
+    alone = worker.network()
+    torch.manual_seed(10)
+    for layer in (alone[0], alone[2]):
+        layer.reset_parameters()
+    for name, entry in worker.listed(alone.state_dict()).items():
+        assert found[0]["shards"]["drawn"][name] == entry, name
+
+
+@pytest.mark.shows("Several processes", "patterns that differ between ranks are an error on each")
 @pytest.mark.parametrize(
     ("case", "layer", "on_0", "on_1"),
     [

@@ -34,6 +34,7 @@ def _fixed(device: str) -> SparseLinear:
     return layer
 
 
+@pytest.mark.shows("Training", "`torch.nn.utils.parametrize` on the values: fixed signs (Dale's law)")
 def test_values_and_gradients_are_those_of_the_formula(device: str) -> None:
     layer, x = _layer(device), torch.randn(5, 53, dtype=torch.float64, device=device)
     start = layer.values.detach().clone()
@@ -56,6 +57,7 @@ def test_values_and_gradients_are_those_of_the_formula(device: str) -> None:
     assert torch.autograd.gradgradcheck(FixedSigns(start[:7]), few)
 
 
+@pytest.mark.shows("Training", "fixed signs, through training")
 @pytest.mark.parametrize(
     ("kind", "options"),
     [
@@ -112,6 +114,7 @@ def test_assigned_values_keep_their_magnitudes_and_get_the_signs(device: str) ->
     assert torch.equal(new, given)  # it is the caller's
 
 
+@pytest.mark.shows("Compiling and exporting", "`torch.compile` of a parametrized layer")
 def test_one_graph_under_compile(device: str) -> None:
     layer, x = _fixed(device), torch.randn(3, 53, dtype=torch.float64, device=device)
     run = torch.compile(layer, fullgraph=True, backend="aot_eager")
@@ -134,6 +137,7 @@ def test_reset_draws_new_magnitudes(device: str) -> None:
     assert bool((layer.to_dense().abs() <= bound.unsqueeze(1)).all())
 
 
+@pytest.mark.shows("Training", "`remove_parametrizations`")
 def test_removed_it_leaves_the_values_it_made(device: str) -> None:
     layer = _fixed(device)
     with torch.no_grad():
@@ -144,6 +148,7 @@ def test_removed_it_leaves_the_values_it_made(device: str) -> None:
     torch.testing.assert_close(layer.values.detach(), values, rtol=0, atol=0)
 
 
+@pytest.mark.shows("Copies, moves and files", "a parametrized layer: `state_dict`, `deepcopy`, `half()`")
 def test_state_dict_copies_and_moves_carry_the_signs(device: str) -> None:
     layer, other = _fixed(device), _fixed(device)
     other.load_state_dict(layer.state_dict())

@@ -54,6 +54,9 @@ def dense(pattern: SparsityPattern) -> Layer:
     return layer
 
 
+@pytest.mark.shows(
+    "Derivatives and transforms", "`gradcheck` in forward mode, and `gradgradcheck`: double backward"
+)
 @each_case
 @pytest.mark.parametrize("layout", ["contiguous", "feature-major"])
 @each_kernel_of(torch.float64)
@@ -94,6 +97,10 @@ TRANSFORMS: dict[str, Callable[..., Any]] = {
 }
 
 
+@pytest.mark.shows(
+    "Derivatives and transforms",
+    "`torch.func`: `vmap`, `grad`, `vjp`, `jvp`, `jacrev`, `jacfwd`, `hessian`, nested and composed",
+)
 @pytest.mark.parametrize("transform", TRANSFORMS)
 @each_kernel_of(torch.float64)
 def test_transforms_of_torch_func(transform: str, device: str, kernel: str) -> None:
@@ -107,6 +114,7 @@ def test_transforms_of_torch_func(transform: str, device: str, kernel: str) -> N
         torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.shows("Derivatives and transforms", "`torch.func.functional_call`")
 def test_functional_call_on_the_module(device: str) -> None:
     layer = SparseLinear.from_scipy(torch.eye(4).bool(), device=device, dtype=torch.float64)
     x, values, bias = tensors(layer.pattern, 3)
@@ -129,6 +137,7 @@ def test_one_pass_only_where_nothing_is_differentiated_again(
     assert len(calls) == 1
 
 
+@pytest.mark.shows("Derivatives and transforms", "`torch.autograd.grad(is_grads_batched=True)`")
 def test_batched_gradients(device: str) -> None:
     pattern = interop.to_pattern(torch.eye(3).bool(), device=device)
     x, values, bias = (t.requires_grad_() for t in tensors(pattern, 2))

@@ -9,6 +9,7 @@ import time
 
 import pytest
 import torch
+from devices import needs_cuda
 
 from sparselinear.profiling import clock
 from sparselinear.profiling.clock import CPU, CpuClock, CudaClock, clock_of
@@ -79,8 +80,7 @@ def test_each_device_has_its_clock() -> None:
     assert found.device == torch.device("cuda:1")
 
 
-@pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@needs_cuda
 def test_a_sample_is_longer_than_the_launch_of_it() -> None:
     square = torch.randn(4096, 4096, device="cuda")
     found = CudaClock(square.device).sample(lambda: square @ square, 20)

@@ -13,6 +13,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 from costs import known_rates
+from devices import needs_cuda
 
 from sparselinear import SparseLinear, interop
 from sparselinear.profiling import BASELINES, Profile, clock, compare, machine, memory, peak, profile, timing
@@ -353,8 +354,7 @@ def test_rates_add_predictions() -> None:
     assert profile(pattern, batch=4, rounds=1, baselines="none", peak=False).predicted is None
 
 
-@pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@needs_cuda
 def test_on_cuda() -> None:
     adjacency = sp.random_array((4000, 3000), density=0.01, format="csr", rng=np.random.default_rng(0))
     found = profile(adjacency, device="cuda", batch=32, rounds=2, baselines="dense", peak=False)

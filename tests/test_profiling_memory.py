@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import scipy.sparse as sp
 import torch
+from devices import needs_cuda
 
 from sparselinear import SparseLinear, kernels
 from sparselinear.profiling import BASELINES, Sizes, memory, peak
@@ -79,8 +80,7 @@ def test_peak_of_a_large_layer_is_what_the_ledger_says(dtype: torch.dtype, batch
     assert found.peak_bytes == pytest.approx(needed_bytes(OURS.bytes(sizes), sizes), rel=0.05)
 
 
-@pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@needs_cuda
 def test_peak_on_cuda_is_what_the_ledger_says() -> None:
     """8 million connections, some 220 MB with Adam."""
     layer = layer_of(20_000, 400).to("cuda")

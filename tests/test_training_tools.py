@@ -10,7 +10,7 @@ import copy
 import io
 import pickle
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 from cases import CASES
-from devices import run_again
+from devices import each_kernel_of, run_again
 from reference import dense_of, mask_of, positions
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
@@ -223,10 +223,10 @@ WAYS: dict[str, Callable[[nn.Sequential, Any], None]] = {
     "weight decay for values alone": _groups,
     "gradient accumulation": _accumulated,
     "optimizer step inside backward": _step_inside_backward,
-    "lr scheduler": _scheduled,
+    "learning rate scheduler": _scheduled,
     "LBFGS with line search": _lbfgs,
-    "checkpoint, reentrant": _checkpointed(True),
-    "checkpoint, not reentrant": _checkpointed(False),
+    "activation checkpointing, reentrant": _checkpointed(True),
+    "activation checkpointing, not reentrant": _checkpointed(False),
     "AveragedModel, SWA": _averaged(),
     "AveragedModel, EMA": _averaged(multi_avg_fn=get_ema_multi_avg_fn(0.8), use_buffers=True),
     "deterministic algorithms": _deterministic,
@@ -239,19 +239,21 @@ WAYS: dict[str, Callable[[nn.Sequential, Any], None]] = {
 }
 
 
+@pytest.mark.shows("Training", "{way}")
 @pytest.mark.filterwarnings("ignore:Anomaly Detection has been enabled")
-@pytest.mark.parametrize("kernel", ["first choice", "torch"])
+@each_kernel_of(torch.float64)
 @pytest.mark.parametrize("way", list(WAYS))
-def test_training_is_that_of_masked_dense(way: str, kernel: str, device: str) -> None:
+def test_training_is_that_of_masked_dense(way: str, device: str, kernel: str) -> None:
     model = _model(device)
     twin, batches, start = _twin(model), _batches(device), [t.clone() for t in _numbers(model)]
-    with kernels.use(kernel) if kernel != "first choice" else nullcontext():
+    with kernels.use(kernel):
         WAYS[way](model, batches)
     WAYS[way](twin, batches)
     _same(model, twin)
     assert _moved(start, model)
 
 
+@pytest.mark.shows("Training", "the norm that `clip_grad_norm_` returns")
 def test_clipping_reports_the_norm_of_masked_dense(device: str) -> None:
     model = _model(device)
     twin, (x, y) = _twin(model), _batches(device)[0]
@@ -263,6 +265,7 @@ def test_clipping_reports_the_norm_of_masked_dense(device: str) -> None:
     _same(model, twin, grad=True)
 
 
+@pytest.mark.shows("Training", "anomaly mode names the operator")
 def test_anomaly_mode_names_the_operator(device: str) -> None:
     layer, x = _layer(device=device), torch.randn(2, 53, dtype=torch.float64, device=device)
     output = layer(x)
@@ -275,6 +278,7 @@ def test_anomaly_mode_names_the_operator(device: str) -> None:
         layer(x).backward(bad)
 
 
+@pytest.mark.shows("Training", "module hooks, forward and backward, before and after")
 @pytest.mark.parametrize("kind", ["forward_pre", "forward", "full_backward_pre", "full_backward"])
 def test_hooks_see_and_change_what_they_do_of_linear(kind: str, device: str) -> None:
     model, x = _model(device), torch.randn(4, 53, dtype=torch.float64, device=device)
@@ -325,6 +329,10 @@ def _by_state_dicts(model: nn.Sequential, optimizer: torch.optim.Optimizer) -> A
     return fresh, other
 
 
+@pytest.mark.shows(
+    "Copies, moves and files",
+    "a half-trained model and its optimizer: `deepcopy`, pickle, `torch.save`, `state_dict`",
+)
 @pytest.mark.parametrize("carry", [_by_deepcopy, _by_pickle, _by_torch_save, _by_state_dicts])
 def test_half_trained_model_goes_on_as_if_never_copied(carry: Callable[..., Any], device: str) -> None:
     model, batches = _model(device), _batches(device)
@@ -352,6 +360,7 @@ def _skipped_init() -> nn.Module:
     return nn.Sequential(next(skipped), nn.Tanh(), next(skipped))
 
 
+@pytest.mark.shows("Copies, moves and files", "meta device, `torch.nn.utils.skip_init`, `to_empty`")
 @pytest.mark.parametrize("make", [_on_meta, _skipped_init])
 def test_model_made_without_numbers_trains_once_it_has_some(
     make: Callable[[], nn.Module], device: str
@@ -366,6 +375,7 @@ def test_model_made_without_numbers_trains_once_it_has_some(
     assert not torch.equal(late[0].values, model[0].values)
 
 
+@pytest.mark.shows("Copies, moves and files", "safetensors")
 def test_safetensors(tmp_path: Path, device: str) -> None:
     files = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
     model, fresh = _model(device), _model(device)
@@ -376,6 +386,7 @@ def test_safetensors(tmp_path: Path, device: str) -> None:
     assert SparseLinear.from_state_dict(state, "2.").pattern.equals(model[2].pattern)
 
 
+@pytest.mark.shows("Copies, moves and files", "safetensors of layers that share a pattern")
 def test_safetensors_of_layers_that_share_a_pattern(tmp_path: Path, device: str) -> None:
     files = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
     pattern = interop.to_pattern(ADJACENCY, device=device)
@@ -392,6 +403,7 @@ def _train_in_child(model: nn.Sequential, batches: Any) -> None:
     _plain(model, batches)
 
 
+@pytest.mark.shows("Copies, moves and files", "`share_memory()` and training in a spawned process")
 def test_shared_memory_is_trained_by_a_spawned_process() -> None:
     model, batches = _model("cpu"), _batches("cpu")[:2]
     twin = _twin(model)
@@ -426,6 +438,7 @@ def _profiled() -> Iterator[set[str]]:
     names |= {event.key for event in profile.key_averages()}
 
 
+@pytest.mark.shows("Training", "`torch.profiler` shows the operators by name")
 def test_profiler_shows_the_operators_by_name(device: str) -> None:
     """Those that the CPU starts; what runs on a GPU is theirs."""
     layer = _layer(dtype=torch.float32, device=device)
@@ -439,7 +452,9 @@ def test_profiler_shows_the_operators_by_name(device: str) -> None:
         assert names <= found
 
 
-def test_backpropagation_through_a_hundred_steps_of_one_layer(device: str) -> None:
+@pytest.mark.shows("Models and graphs", "recurrent use: a hundred steps of one layer")
+@each_kernel_of(torch.float64)
+def test_backpropagation_through_a_hundred_steps_of_one_layer(device: str, kernel: str) -> None:
     pattern = interop.to_pattern(np.random.default_rng(0).random((37, 37)) < 0.15, device=device)
     layer = SparseLinear(37, 37, pattern, device=device, dtype=torch.float64)
     twin = _Masked(layer)
@@ -454,8 +469,9 @@ def test_backpropagation_through_a_hundred_steps_of_one_layer(device: str) -> No
         state.requires_grad_()
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
             last = state
-            for _ in range(100):
-                last = torch.tanh(last + 0.1 * module(last))
+            with kernels.use(kernel):
+                for _ in range(100):
+                    last = torch.tanh(last + 0.1 * module(last))
         last.square().sum().backward()
         module.start = state.grad
     _same(layer, twin, grad=True)
@@ -463,6 +479,7 @@ def test_backpropagation_through_a_hundred_steps_of_one_layer(device: str) -> No
     assert kept == {torch.float64}  # no step saves indices: all go by those of the pattern
 
 
+@pytest.mark.shows("Models and graphs", "a hundred layers over one pattern hold its indices once")
 def test_a_hundred_layers_over_one_pattern_hold_its_indices_once(device: str) -> None:
     pattern = interop.to_pattern(mask_of(ADJACENCY), device=device)
     layers = nn.Sequential(*(SparseLinear(53, 37, pattern, device=device) for _ in range(100)))

@@ -16,6 +16,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 from cases import CASES, Case, each_case
+from devices import DTYPES, needs_cuda
 from reference import assert_close, oracle
 
 from sparselinear import SparsityPattern, functional, interop, kernels
@@ -28,7 +29,6 @@ ON_CARD = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if ON_CARD else "cpu")
 pytestmark = [pytest.mark.cuda] if ON_CARD else []
 CPU = torch.device("cpu")
-DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 ARROW = next(case for case in CASES if case.name == "arrow")
 PRIMES = next(case for case in CASES if case.name == "prime sizes")
 
@@ -258,8 +258,7 @@ def test_compiled_programs(ptx: list[dict[str, Any]]) -> None:
 # ------------------------------------------------------------------------------------- on a card alone
 
 
-@pytest.mark.cuda
-@pytest.mark.skipif(not ON_CARD, reason="needs a CUDA device")
+@needs_cuda
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_on_a_card(dtype: torch.dtype) -> None:
     """Nothing waits for the card, a graph replays the step, and its bits are the same each time."""
