@@ -13,8 +13,10 @@ import scipy.sparse as sp
 import torch
 from cases import Case, each_case
 from test_functional import LAYOUTS, RUNNABLE
+from test_products import TRANSFORMS, dense, sparse, tensors
 from torch import Tensor, nn
 from torch.func import vmap
+from torch.utils._pytree import tree_leaves
 
 from sparselinear import SparseLinear, SparsityPattern, functional, interop, kernels
 
@@ -128,6 +130,23 @@ def test_vmap_within(dims: tuple[int | None, ...]) -> None:
     with torch.no_grad():
         found = torch.compile(run, fullgraph=True, backend="aot_eager")(*arguments)
     torch.testing.assert_close(found, run(*arguments))
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_transforms_of_torch_func_within(transform: str) -> None:
+    """As in eager: first and second order, reverse and forward, nested, per sample."""
+    # Small, as torch traces vmap over values once for each of them, and a hessian is one of hundreds.
+    pattern = interop.to_pattern(torch.tensor([[1, 0, 1, 0], [0, 0, 1, 1], [0, 0, 0, 0]]))
+    one, many = tensors(pattern, 2), tensors(pattern, 3, 2)
+
+    def run(one: tuple[Tensor, ...], many: tuple[Tensor, ...]) -> Any:
+        return TRANSFORMS[transform](sparse(pattern), one, many)
+
+    with torch.no_grad():
+        found = torch.compile(run, fullgraph=True, backend="aot_eager")(one, many)
+    expected = TRANSFORMS[transform](dense(pattern), one, many)
+    for got, wanted in zip(tree_leaves(found), tree_leaves(expected), strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("strict", [False, True])
