@@ -29,7 +29,8 @@ _library.define(f"grad_values(Tensor grad_output, Tensor input, {_OVER}) -> Tens
 _library.define(f"grad_both(Tensor grad_output, Tensor input, Tensor values, {_OVER}) -> (Tensor, Tensor)")
 
 _LINEAR, _GRAD_INPUT, _GRAD_VALUES, _GRAD_BOTH = (
-    getattr(torch.ops.sparselinear, name).default for name in ("linear", "grad_input", "grad_values", "grad_both")
+    getattr(torch.ops.sparselinear, name).default
+    for name in ("linear", "grad_input", "grad_values", "grad_both")
 )
 
 
@@ -112,9 +113,8 @@ class _Product(_SingleLevelFunction):
     @staticmethod
     def forward(operator: Any, keyset: Any, *args: Any) -> Tensor:
         """What is below autograd, be it another transform that needs its own derivatives."""
-        with torch.enable_grad(), _set_fwd_grad_enabled(True), torch._C._AutoDispatchBelowAutograd():
-            result: Tensor = operator.redispatch(keyset & torch._C._after_autograd_keyset, *args)
-        return result
+        with torch.enable_grad(), _set_fwd_grad_enabled(True):
+            return _below_autograd(operator, keyset, *args)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -144,16 +144,16 @@ class _Product(_SingleLevelFunction):
 
     @staticmethod
     def jvp(
-        ctx: Any, operator: None, keyset: None, first_t: Any, second_t: Any, *rest: Tensor | None
+        ctx: Any, operator: None, keyset: None, first_t: Any, second_t: Any, bias_t: Any, *_: None
     ) -> Tensor | None:
-        """Tangent of the result."""
+        """Tangent of the result; where there is no bias, its place has indices, and None."""
         bias = (None,) * (ctx.operator is _LINEAR)
 
         def product(first: Tensor, second: Tensor) -> Tensor:
             result: Tensor = ctx.operator(first, second, *bias, *ctx.over)
             return result
 
-        return tangent_of(ctx, first_t, second_t, product, rest[0])
+        return tangent_of(ctx, first_t, second_t, product, bias_t)
 
 
 # Of each operator, its derivatives by its two arguments: functions of a gradient and the other argument.
@@ -175,11 +175,19 @@ _DERIVATIVES: dict[Any, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
 
 def _differentiable(operator: Any) -> Callable[..., Tensor]:
     def run(keyset: Any, *args: Any) -> Tensor:
+        if not is_transformed():
+            return _below_autograd(operator, keyset, *args)
         with enable_single_level_autograd_function():
-            result: Tensor = _Product.apply(operator, keyset, *args)
+            result: Tensor = _Product.apply(operator, keyset, *args)  # type: ignore[attr-defined]
         return result
 
     return run
+
+
+def _below_autograd(operator: Any, keyset: Any, *args: Any) -> Tensor:
+    with torch._C._AutoDispatchBelowAutograd():
+        result: Tensor = operator._handle.redispatch_boxed(keyset & torch._C._after_autograd_keyset, *args)
+    return result
 
 
 def _map_linear(

@@ -194,8 +194,12 @@ def autocasts(device: torch.device) -> bool:
 
 
 def is_transformed() -> bool:
-    """Whether what backward computes is differentiated again, or mapped over."""
-    return torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
+    """Whether what is computed now is differentiated, in reverse or forward, or mapped over."""
+    return (
+        torch.is_grad_enabled()
+        or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+    )
 
 
 def tangent_of(

@@ -149,6 +149,15 @@ def test_transforms_of_torch_func_within(transform: str) -> None:
         torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-12)
 
 
+def test_double_backward_is_refused_by_torch() -> None:
+    """For every compiled function, as this one of one product; torch.func.grad twice within is the way."""
+    for function in (traced(layer_of()), torch.compile(torch.sin, backend="aot_eager")):
+        x = torch.randn(4, 17, requires_grad=True)
+        (grad,) = torch.autograd.grad(function(x).sin().sum(), x, create_graph=True)
+        with pytest.raises(RuntimeError, match="does not currently support double backward"):
+            torch.autograd.grad(grad.sum(), x)
+
+
 @pytest.mark.parametrize("strict", [False, True])
 def test_export_of_any_batch(strict: bool) -> None:
     layer = layer_of()
@@ -181,8 +190,9 @@ def test_opcheck(case: Case, layout: str) -> None:
     trained = [t.detach().requires_grad_() for t in (x, values, bias)]
     torch.library.opcheck(operators.linear.default, (*trained, *over))
     torch.library.opcheck(operators.linear.default, (*trained[:2], None, *over))
-    torch.library.opcheck(operators.grad_input.default, (grad_output, values, *over))
-    torch.library.opcheck(operators.grad_values.default, (grad_output, x, *over))
+    again = grad_output.detach().requires_grad_()
+    torch.library.opcheck(operators.grad_input.default, (again, trained[1], *over))
+    torch.library.opcheck(operators.grad_values.default, (again, trained[0], *over))
     torch.library.opcheck(operators.grad_both.default, (grad_output, x, values, *over))
 
 

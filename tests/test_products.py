@@ -10,7 +10,7 @@ import torch
 from cases import Case, each_case
 from test_functional import LAYOUTS, RUNNABLE
 from torch import Tensor
-from torch.autograd import gradcheck, gradgradcheck
+from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 from torch.utils._pytree import tree_leaves
 
@@ -118,6 +118,24 @@ def test_one_pass_only_where_nothing_is_differentiated_again(monkeypatch: pytest
     assert len(calls) == 1
     torch.autograd.grad(sparse(pattern)(x, values, bias).sum(), (x, values), create_graph=True)
     assert len(calls) == 1
+
+
+def test_tangents_pass_through_a_plain_backward() -> None:
+    """Forward over reverse without create_graph: the fused backward of a kernel knows no tangents."""
+    pattern = interop.to_pattern(torch.eye(3).bool())
+    primals, tangents = tensors(pattern, 2)[:2], tensors(pattern, 4, 2)[:2]
+    found = []
+    for layer in (sparse(pattern), dense(pattern)):
+        with forward_ad.dual_level():
+            x, values = (
+                forward_ad.make_dual(p.clone().requires_grad_(), t[0])
+                for p, t in zip(primals, tangents, strict=True)
+            )
+            loss = layer(x, values, torch.zeros(3, dtype=torch.float64)).sin().sum()
+            grads = torch.autograd.grad(loss, (x, values))
+            found.append([forward_ad.unpack_dual(each).tangent for each in grads])
+    for got, wanted in zip(*found, strict=True):
+        torch.testing.assert_close(got, wanted)
 
 
 def test_batched_gradients() -> None:
