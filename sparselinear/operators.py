@@ -18,6 +18,7 @@ from torch.autograd.function import _SingleLevelFunction
 
 from . import kernels
 from .kernels.base import Kernel
+from .kernels.torch_sparse import accumulation_dtype
 from .pattern import SparsityPattern
 from .products import is_transformed, one_by_one, over_batches, tangent_of, with_bias
 
@@ -36,10 +37,29 @@ _LINEAR, _GRAD_INPUT, _GRAD_VALUES, _GRAD_BOTH = (
 
 def linear(input: Tensor, values: Tensor, bias: Tensor | None, pattern: SparsityPattern) -> Tensor:
     """(batch, in_features), (nnz,), (out_features,) or None -> (batch, out_features)."""
-    output: Tensor = torch.ops.sparselinear.linear(
-        input, values, bias, pattern.crow_indices, pattern.col_indices, pattern.in_features
-    )
+    run = decomposed if torch.onnx.is_in_onnx_export() else torch.ops.sparselinear.linear
+    output: Tensor = run(input, values, bias, pattern.crow_indices, pattern.col_indices, pattern.in_features)
     return output
+
+
+def decomposed(
+    input: Tensor,
+    values: Tensor,
+    bias: Tensor | None,
+    crow_indices: Tensor,
+    col_indices: Tensor,
+    in_features: int,
+) -> Tensor:
+    """The operator ``linear`` by torch's own, over a (batch, nnz) intermediate: for where there is no other."""
+    starts = crow_indices[1:-1].long()
+    marks = starts.new_zeros(col_indices.shape[0] + 1).scatter_add(0, starts, torch.ones_like(starts))
+    rows = marks.cumsum(0)[:-1]  # (nnz,): how many rows have begun by there
+    wide = accumulation_dtype(values.dtype)
+    products = input.index_select(1, col_indices).to(wide) * values.to(wide)  # (batch, nnz)
+    output = products.new_zeros(input.shape[0], crow_indices.shape[0] - 1).index_add(1, rows, products)
+    if bias is not None:
+        output = output + bias
+    return _laid_out(input, output.to(values.dtype))
 
 
 def _resolve(values: Tensor, activations: Tensor, *over: Any) -> tuple[SparsityPattern, Kernel]:
