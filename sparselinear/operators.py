@@ -50,7 +50,7 @@ def decomposed(
     col_indices: Tensor,
     in_features: int,
 ) -> Tensor:
-    """The operator ``linear`` by torch's own, over a (batch, nnz) intermediate: for where there is no other."""
+    """The operator ``linear`` by those of torch, for where ours do not exist; holds a (batch, nnz)."""
     starts = crow_indices[1:-1].long()
     marks = starts.new_zeros(col_indices.shape[0] + 1).scatter_add(0, starts, torch.ones_like(starts))
     rows = marks.cumsum(0)[:-1]  # (nnz,): how many rows have begun by there

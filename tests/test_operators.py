@@ -206,3 +206,11 @@ def test_a_pattern_is_found_by_its_indices() -> None:
     assert SparsityPattern.over(copied.crow_indices, copied.col_indices, over[2]) is copied
     with pytest.raises(ValueError, match="col_indices: expected indices from 0 to"):
         SparsityPattern.over(over[0].clone(), over[1] + 17, over[2])
+
+
+def test_indices_that_come_to_lie_where_others_lay() -> None:
+    """As those do that a program of AOTInductor owns, and takes with it."""
+    crow_indices, col_indices = torch.tensor([0, 2, 3]), torch.tensor([0, 1, 2])
+    assert SparsityPattern.over(crow_indices, col_indices, 3).nnz == 3
+    crow_indices[2] = 2
+    assert SparsityPattern.over(crow_indices, col_indices[:2], 3).nnz == 2
