@@ -138,13 +138,32 @@ def test_tangents_pass_through_a_plain_backward() -> None:
         torch.testing.assert_close(got, wanted)
 
 
-def test_batched_gradients() -> None:
-    pattern = interop.to_pattern(torch.eye(3).bool())
-    x, values, bias = (t.requires_grad_() for t in tensors(pattern, 2))
-    vectors = torch.randn(4, 2, 3, dtype=torch.float64)
-    found, expected = (
-        torch.autograd.grad(f(x, values, bias), (x, values), vectors, is_grads_batched=True)
-        for f in (sparse(pattern), dense(pattern))
-    )
+@pytest.mark.parametrize("kernel", DOUBLE)
+@pytest.mark.parametrize("needs", [(0, 1, 2), (0,), (1,)], ids=["both", "input alone", "values alone"])
+@pytest.mark.parametrize("again", [False, True], ids=["once", "to be differentiated again"])
+def test_batched_gradients(kernel: str, needs: tuple[int, ...], again: bool) -> None:
+    pattern = interop.to_pattern(torch.tensor([[1, 1, 0, 0], [0, 0, 0, 0], [0, 1, 0, 1]]))
+    arguments = tensors(pattern, 2)
+    asked = [arguments[i].requires_grad_() for i in needs]
+    vectors = torch.randn(5, 2, 3, dtype=torch.float64)
+    with kernels.use(kernel):
+        found, expected = (
+            torch.autograd.grad(f(*arguments), asked, vectors, is_grads_batched=True, create_graph=again)
+            for f in (sparse(pattern), dense(pattern))
+        )
     for got, wanted in zip(found, expected, strict=True):
+        torch.testing.assert_close(got, wanted)
+
+
+@pytest.mark.parametrize("kernel", DOUBLE)
+def test_vectorized_hessian(kernel: str) -> None:
+    """torch.autograd.functional does as is_grads_batched, at second order too."""
+    pattern = interop.to_pattern(torch.tensor([[1, 1, 0, 0], [0, 0, 0, 0], [0, 1, 0, 1]]))
+    arguments = tensors(pattern, 2)
+    with kernels.use(kernel):
+        found, expected = (
+            torch.autograd.functional.hessian(_loss(f), arguments, vectorize=True)
+            for f in (sparse(pattern), dense(pattern))
+        )
+    for got, wanted in zip(tree_leaves(found), tree_leaves(expected), strict=True):
         torch.testing.assert_close(got, wanted)
