@@ -206,7 +206,7 @@ def _differentiable(operator: Any) -> Callable[..., Tensor]:
 
 def _below_autograd(operator: Any, keyset: Any, *args: Any) -> Tensor:
     with torch._C._AutoDispatchBelowAutograd():
-        result: Tensor = operator._handle.redispatch_boxed(keyset & torch._C._after_autograd_keyset, *args)
+        result: Tensor = operator.redispatch(keyset & torch._C._after_autograd_keyset, *args)
     return result
 
 

@@ -15,6 +15,7 @@ from cases import Case, each_case
 from test_functional import LAYOUTS, RUNNABLE
 from test_products import TRANSFORMS, dense, sparse, tensors
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.func import vmap
 from torch.utils._pytree import tree_leaves
 
@@ -75,6 +76,15 @@ def test_only_what_is_asked_for(needs: tuple[bool, bool]) -> None:
     x = torch.randn(6, 17, requires_grad=needs[0])
     for got, wanted in zip(gradients(traced(layer), layer, x), gradients(layer, layer, x), strict=True):
         torch.testing.assert_close(got, wanted)
+
+
+def test_one_pass_for_both_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, x = layer_of(), torch.randn(6, 17, requires_grad=True)
+    kernel, calls = kernels.choose(layer.pattern, torch.float32, 6), []
+    fused = kernel.backward
+    monkeypatch.setattr(type(kernel), "backward", lambda self, *a: calls.append(a) or fused(*a))
+    gradients(traced(layer), layer, x)
+    assert len(calls) == 1
 
 
 def test_any_batch_in_one_graph() -> None:
@@ -156,6 +166,15 @@ def test_double_backward_is_refused_by_torch() -> None:
         (grad,) = torch.autograd.grad(function(x).sin().sum(), x, create_graph=True)
         with pytest.raises(RuntimeError, match="does not currently support double backward"):
             torch.autograd.grad(grad.sum(), x)
+
+
+def test_dual_numbers_from_outside_are_refused_by_torch() -> None:
+    """Where a gradient is asked for too, as in nn.Linear; torch.func.jvp within is the way."""
+    for layer in (layer_of(), nn.Linear(17, 13)):
+        with forward_ad.dual_level():
+            x = forward_ad.make_dual(torch.randn(4, 17), torch.ones(4, 17))
+            with pytest.raises(NotImplementedError, match="You must implement the jvp function"):
+                traced(layer)(x)
 
 
 @pytest.mark.parametrize("strict", [False, True])
