@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,9 @@ from test_functional import LAYOUTS
 from torch import Tensor, nn
 
 from sparselinear import SparseLinear, convert, interop, kernels
+from sparselinear.kernels.gather import GatherKernel
+
+NO_COMPILER = kernels.available()["native"]
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -72,8 +74,8 @@ def test_a_program_without_operators_of_ours() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("g++") is None, reason="AOTInductor needs a C++ compiler")
-def test_aot_inductor(tmp_path: Path) -> None:
+@pytest.mark.skipif(NO_COMPILER is not None, reason=f"AOTInductor needs a C++ compiler: {NO_COMPILER}")
+def test_aot_inductor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = model_of()
     program = torch.export.export(model, (torch.randn(4, 17),), dynamic_shapes=ANY_BATCH)
     package = torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "model.pt2"))
@@ -81,8 +83,12 @@ def test_aot_inductor(tmp_path: Path) -> None:
     for batch in (1, 4, 100):
         x = torch.randn(batch, 17)
         torch.testing.assert_close(loaded(x), model(x))
+    calls: list[Any] = []
+    spmm = GatherKernel.spmm
+    monkeypatch.setattr(GatherKernel, "spmm", lambda *args: calls.append(args) or spmm(*args))
     with kernels.use("gather"):  # the kernel is chosen when it runs
         torch.testing.assert_close(loaded(x), model(x))
+    assert len(calls) == 4
 
 
 class TestONNX:
