@@ -7,15 +7,20 @@ Eager code does not pass here: an operator registered from Python costs tens of 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._functorch.utils import enable_single_level_autograd_function
+from torch.autograd.forward_ad import _set_fwd_grad_enabled
+from torch.autograd.function import _SingleLevelFunction
 
 from . import kernels
 from .kernels.base import Kernel
+from .kernels.torch_sparse import accumulation_dtype
 from .pattern import SparsityPattern
-from .products import one_by_one, over_batches, with_bias
+from .products import is_transformed, one_by_one, over_batches, tangent_of, with_bias
 
 _OVER = "Tensor crow_indices, Tensor col_indices, int in_features"
 _library = torch.library.Library("sparselinear", "FRAGMENT")
@@ -25,16 +30,36 @@ _library.define(f"grad_values(Tensor grad_output, Tensor input, {_OVER}) -> Tens
 _library.define(f"grad_both(Tensor grad_output, Tensor input, Tensor values, {_OVER}) -> (Tensor, Tensor)")
 
 _LINEAR, _GRAD_INPUT, _GRAD_VALUES, _GRAD_BOTH = (
-    f"sparselinear::{name}" for name in ("linear", "grad_input", "grad_values", "grad_both")
+    getattr(torch.ops.sparselinear, name).default
+    for name in ("linear", "grad_input", "grad_values", "grad_both")
 )
 
 
 def linear(input: Tensor, values: Tensor, bias: Tensor | None, pattern: SparsityPattern) -> Tensor:
     """(batch, in_features), (nnz,), (out_features,) or None -> (batch, out_features)."""
-    output: Tensor = torch.ops.sparselinear.linear(
-        input, values, bias, pattern.crow_indices, pattern.col_indices, pattern.in_features
-    )
+    run = decomposed if torch.onnx.is_in_onnx_export() else torch.ops.sparselinear.linear
+    output: Tensor = run(input, values, bias, pattern.crow_indices, pattern.col_indices, pattern.in_features)
     return output
+
+
+def decomposed(
+    input: Tensor,
+    values: Tensor,
+    bias: Tensor | None,
+    crow_indices: Tensor,
+    col_indices: Tensor,
+    in_features: int,
+) -> Tensor:
+    """The operator ``linear`` by those of torch, for where ours do not exist; holds a (batch, nnz)."""
+    starts = crow_indices[1:-1].long()
+    marks = starts.new_zeros(col_indices.shape[0] + 1).scatter_add(0, starts, torch.ones_like(starts))
+    rows = marks.cumsum(0)[:-1]  # (nnz,): how many rows have begun by there
+    wide = accumulation_dtype(values.dtype)
+    products = input.index_select(1, col_indices).to(wide) * values.to(wide)  # (batch, nnz)
+    output = products.new_zeros(input.shape[0], crow_indices.shape[0] - 1).index_add(1, rows, products)
+    if bias is not None:
+        output = output + bias
+    return _laid_out(input, output.to(values.dtype))
 
 
 def _resolve(values: Tensor, activations: Tensor, *over: Any) -> tuple[SparsityPattern, Kernel]:
@@ -98,24 +123,91 @@ def _fake_grad_both(
     return _fake(grad_output, in_features), torch.empty_like(values, memory_format=torch.contiguous_format)
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    input, values, _, *indices, ctx.in_features = inputs
-    needs_input, needs_values = ctx.needs_input_grad[:2]
-    ctx.save_for_backward(input if needs_values else None, values if needs_input else None, *indices)
+class _Product(_SingleLevelFunction):
+    """The autograd of the operators, each of which is linear in its first two arguments.
+
+    torch.library.register_autograd has no forward mode, and torch.func refuses it in a graph. Here torch has
+    unwrapped the tensors to those of one transform before, hence a Function of a single level.
+    """
+
+    @staticmethod
+    def forward(operator: Any, keyset: Any, *args: Any) -> Tensor:
+        """What is below autograd, be it another transform that needs its own derivatives."""
+        with torch.enable_grad(), _set_fwd_grad_enabled(True):
+            return _below_autograd(operator, keyset, *args)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Keep what the derivatives that are asked for need."""
+        ctx.operator, _, first, second, *_, crow_indices, col_indices, in_features = inputs
+        ctx.over = crow_indices, col_indices, in_features
+        needs_first, needs_second = ctx.needs_input_grad[2:4]
+        ctx.save_for_backward(first if needs_second else None, second if needs_first else None)
+        ctx.save_for_forward(first, second)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of both arguments, and of a bias."""
+        first, second = ctx.saved_tensors
+        needs_first, needs_second, needs_bias = ctx.needs_input_grad[2:5]
+        by_first, by_second = _DERIVATIVES[ctx.operator]
+        if ctx.operator is _LINEAR and needs_first and needs_second and not is_transformed():
+            grads = _GRAD_BOTH(grad, first, second, *ctx.over)
+        else:
+            grads = (
+                by_first(grad, second, *ctx.over) if needs_first else None,
+                by_second(grad, first, *ctx.over) if needs_second else None,
+            )
+        if ctx.operator is _LINEAR:
+            grads = *grads, grad.sum(0) if needs_bias else None
+        return None, None, *grads, None, None, None
+
+    @staticmethod
+    def jvp(
+        ctx: Any, operator: None, keyset: None, first_t: Any, second_t: Any, bias_t: Any, *_: None
+    ) -> Tensor | None:
+        """Tangent of the result; where there is no bias, its place has indices, and None."""
+        bias = (None,) * (ctx.operator is _LINEAR)
+
+        def product(first: Tensor, second: Tensor) -> Tensor:
+            result: Tensor = ctx.operator(first, second, *bias, *ctx.over)
+            return result
+
+        return tangent_of(ctx, first_t, second_t, product, bias_t)
 
 
-def _backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-    input, values, *indices = ctx.saved_tensors
-    over = *indices, ctx.in_features
-    needs_input, needs_values, needs_bias = ctx.needs_input_grad[:3]
-    grad_input = grad_values = None
-    if needs_input and needs_values:
-        grad_input, grad_values = torch.ops.sparselinear.grad_both(grad_output, input, values, *over)
-    elif needs_input:
-        grad_input = torch.ops.sparselinear.grad_input(grad_output, values, *over)
-    elif needs_values:
-        grad_values = torch.ops.sparselinear.grad_values(grad_output, input, *over)
-    return grad_input, grad_values, grad_output.sum(0) if needs_bias else None, None, None, None
+# Of each operator, its derivatives by its two arguments: functions of a gradient and the other argument.
+_DERIVATIVES: dict[Any, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
+    _LINEAR: (
+        lambda grad, values, *over: _GRAD_INPUT(grad, values, *over),
+        lambda grad, input, *over: _GRAD_VALUES(grad, input, *over),
+    ),
+    _GRAD_INPUT: (
+        lambda grad, values, *over: _LINEAR(grad, values, None, *over),
+        lambda grad, grad_output, *over: _GRAD_VALUES(grad_output, grad, *over),
+    ),
+    _GRAD_VALUES: (
+        lambda grad, input, *over: _LINEAR(input, grad, None, *over),
+        lambda grad, grad_output, *over: _GRAD_INPUT(grad_output, grad, *over),
+    ),
+}
+
+
+def _differentiable(operator: Any) -> Callable[..., Tensor]:
+    def run(keyset: Any, *args: Any) -> Tensor:
+        if not is_transformed():
+            return _below_autograd(operator, keyset, *args)
+        with enable_single_level_autograd_function():
+            result: Tensor = _Product.apply(operator, keyset, *args)  # type: ignore[attr-defined]
+        return result
+
+    return run
+
+
+def _below_autograd(operator: Any, keyset: Any, *args: Any) -> Tensor:
+    with torch._C._AutoDispatchBelowAutograd():
+        result: Tensor = operator.redispatch(keyset & torch._C._after_autograd_keyset, *args)
+    return result
 
 
 def _map_linear(
@@ -160,13 +252,14 @@ def _map_grad_both(
     return (grad_input, grad_values), (0, 0)
 
 
-for _name, _run, _shape, _map in (
+for _operator, _run, _shape, _map in (
     (_LINEAR, _run_linear, _fake_linear, _map_linear),
     (_GRAD_INPUT, _run_grad_input, _fake_grad_input, _map_grad_input),
     (_GRAD_VALUES, _run_grad_values, _fake_grad_values, _map_grad_values),
     (_GRAD_BOTH, _run_grad_both, _fake_grad_both, _map_grad_both),
 ):
-    _library.impl(_name, _run, "CompositeExplicitAutograd")
-    torch.library.register_fake(_name, _shape, lib=_library)
-    torch.library.register_vmap(_name, _map, lib=_library)
-torch.library.register_autograd(_LINEAR, _backward, setup_context=_keep, lib=_library)
+    _library.impl(_operator.name(), _run, "CompositeExplicitAutograd")
+    torch.library.register_fake(_operator, _shape, lib=_library)
+    torch.library.register_vmap(_operator, _map, lib=_library)
+    if _operator in _DERIVATIVES:
+        _library.impl(_operator.name(), _differentiable(_operator), "Autograd", with_keyset=True)

@@ -268,7 +268,8 @@ _lately: deque[SparsityPattern] = deque(maxlen=64)
 
 
 def _key(crow_indices: Tensor, col_indices: Tensor, shape: tuple[int, int]) -> tuple[Any, ...]:
-    return crow_indices.data_ptr(), col_indices.data_ptr(), shape, col_indices.device
+    # nnz too: a program of AOTInductor may own its indices, and be gone where another now lies.
+    return crow_indices.data_ptr(), col_indices.data_ptr(), col_indices.numel(), shape, col_indices.device
 
 
 class _Transpose(NamedTuple):

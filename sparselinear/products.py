@@ -63,7 +63,7 @@ class Spmm(_Product):
         needs_input, needs_values, needs_bias = ctx.needs_input_grad[:3]
         over = ctx.pattern, ctx.kernel
         grad_input = grad_values = None
-        if needs_input and needs_values and not _is_transformed():
+        if needs_input and needs_values and not is_transformed():
             grad_input, grad_values = ctx.kernel.backward(
                 ctx.pattern, values.contiguous(), grad_output, input
             )
@@ -75,15 +75,10 @@ class Spmm(_Product):
     @staticmethod
     def jvp(
         ctx: Any, input_t: Tensor | None, values_t: Tensor | None, bias_t: Tensor | None, *_: Any
-    ) -> Tensor:
+    ) -> Tensor | None:
         """Tangent of the output."""
         over = None, ctx.pattern, ctx.kernel
-        tangent = _tangent(ctx, input_t, values_t, lambda *pair: Spmm.apply(*pair, *over))
-        if bias_t is None:
-            assert tangent is not None
-            return tangent
-        batch = ctx.saved_for_forward[0].shape[0]
-        return bias_t.expand(batch, -1).clone() if tangent is None else tangent + bias_t
+        return tangent_of(ctx, input_t, values_t, lambda *pair: Spmm.apply(*pair, *over), bias_t)
 
     @staticmethod
     def vmap(
@@ -129,7 +124,7 @@ class SpmmTransposed(_Product):
     def jvp(ctx: Any, grad_output_t: Tensor | None, values_t: Tensor | None, *_: Any) -> Tensor | None:
         """Tangent of grad_input."""
         over = ctx.pattern, ctx.kernel
-        return _tangent(ctx, grad_output_t, values_t, lambda *pair: SpmmTransposed.apply(*pair, *over))
+        return tangent_of(ctx, grad_output_t, values_t, lambda *pair: SpmmTransposed.apply(*pair, *over))
 
     @staticmethod
     def vmap(
@@ -173,7 +168,7 @@ class Sddmm(_Product):
     def jvp(ctx: Any, grad_output_t: Tensor | None, input_t: Tensor | None, *_: Any) -> Tensor | None:
         """Tangent of grad_values."""
         over = ctx.pattern, ctx.kernel
-        return _tangent(ctx, grad_output_t, input_t, lambda *pair: Sddmm.apply(*pair, *over))
+        return tangent_of(ctx, grad_output_t, input_t, lambda *pair: Sddmm.apply(*pair, *over))
 
     @staticmethod
     def vmap(
@@ -198,20 +193,31 @@ def autocasts(device: torch.device) -> bool:
     return device.type != "meta" and torch.is_autocast_enabled(device.type)
 
 
-def _is_transformed() -> bool:
-    """Whether what backward computes is differentiated again, or mapped over."""
-    return torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
+def is_transformed() -> bool:
+    """Whether what is computed now is differentiated, in reverse or forward, or mapped over."""
+    return (
+        torch.is_grad_enabled()
+        or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+    )
 
 
-def _tangent(
-    ctx: Any, first_t: Tensor | None, second_t: Tensor | None, product: Callable[..., Tensor]
+def tangent_of(
+    ctx: Any,
+    first_t: Tensor | None,
+    second_t: Tensor | None,
+    product: Callable[..., Tensor],
+    bias_t: Tensor | None = None,
 ) -> Tensor | None:
-    """The product rule; None where neither argument has a tangent."""
+    """The product rule, and a tangent of the bias; None where there is none."""
     first, second = ctx.saved_for_forward
-    if first_t is None:
-        return None if second_t is None else product(first, second_t)
-    tangent = product(first_t, second)
-    return tangent if second_t is None else tangent + product(first, second_t)
+    tangent = None if first_t is None else product(first_t, second)
+    if second_t is not None:
+        by_second = product(first, second_t)
+        tangent = by_second if tangent is None else tangent + by_second
+    if bias_t is not None:
+        tangent = bias_t.expand(first.shape[0], -1).clone() if tangent is None else tangent + bias_t
+    return tangent
 
 
 def over_batches(

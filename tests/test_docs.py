@@ -73,7 +73,7 @@ def test_examples_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_what_works_is_what_the_tests_say() -> None:
-    if any(kernels.available().values()):
+    if any(why for name, why in kernels.available().items() if name != "triton"):
         pytest.skip("the page tells of every kernel, and not all of them run here")
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     found = subprocess.run(

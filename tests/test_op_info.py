@@ -20,7 +20,7 @@ from torch.func import vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.testing import make_tensor
 
-from sparselinear import SparsityPattern, functional, interop
+from sparselinear import SparsityPattern, functional, interop, kernels
 
 pytest.importorskip(
     "expecttest", reason="torch.testing._internal imports expecttest: pip install -e '.[dev]'"
@@ -52,8 +52,6 @@ LEFT_OUT = {
     "test_backward test_forward_ad test_operator test_view_replay": "for composites of torch's operators",
     "test_fake_crossref_backward_amp test_fake_crossref_backward_no_amp": "test_fake has the gradients too",
     "test_compare_cpu test_multiple_devices": "test_functional.py runs each kernel on each device",
-    # They ask for pointers through which they may write, so a lazy copy is made; no number changes.
-    "test_cow_input": "does not hold for the native kernel, nor for torch.sparse",
 }
 SHAPES = [(3, 4), (8, 8)]  # (in_features, out_features), as for linear
 BATCHES = [(), (0,), (8,), (2, 3)]
@@ -254,6 +252,27 @@ def test_fake_autocast(dtype: torch.dtype, device: str) -> None:
         torch.testing.assert_close(expected, run(*(t.to(dtype) for t in tensors)), **run_again(device))
 
 
+# torch.sparse asks for pointers through which it may write, so a copy is made; no number changes.
+READ_ONLY = [name for name, why in kernels.available().items() if why is None and name != "torch"]
+
+
+@shown
+@pytest.mark.parametrize("kernel", READ_ONLY)
+def test_cow_input(kernel: str) -> None:
+    """A lazy clone stays one, as nothing writes to the arguments; forward and backward."""
+    for sample in samples("cpu", torch.float32):
+        run, tensors = over(sample.args[1]), tensors_of(sample)
+        given = [t.detach()._lazy_clone().requires_grad_() for t in tensors]
+        with kernels.use(kernel):
+            expected = run(*tensors)
+            found = run(*given)
+        grad_output = torch.ones_like(found)._lazy_clone()
+        torch.autograd.grad(found, given, grad_output)
+        torch.testing.assert_close(found, expected)
+        assert all(torch._C._is_cow_tensor(t) for t in (*given, grad_output))
+
+
+@shown
 def test_make_fx(device: str) -> None:
     """A graph that is recorded with fake tensors holds the operator, and computes the same."""
     for sample in samples(device):

@@ -14,8 +14,11 @@ import torch
 from cases import Case, each_case
 from devices import each_kernel_of, run_again
 from test_functional import LAYOUTS
+from test_products import TRANSFORMS, dense, sparse, tensors
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.func import vmap
+from torch.utils._pytree import tree_leaves
 
 from sparselinear import SparseLinear, SparsityPattern, functional, interop, kernels
 
@@ -81,6 +84,15 @@ def test_only_what_is_asked_for(needs: tuple[bool, bool], device: str) -> None:
         torch.testing.assert_close(got, wanted)
 
 
+def test_one_pass_for_both_gradients(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+    layer, x = layer_of(device=device), torch.randn(6, 17, device=device, requires_grad=True)
+    kernel, calls = kernels.choose(layer.pattern, torch.float32, 6), []
+    fused = kernel.backward
+    monkeypatch.setattr(type(kernel), "backward", lambda self, *a: calls.append(a) or fused(*a))
+    gradients(traced(layer), layer, x)
+    assert len(calls) == 1
+
+
 @pytest.mark.shows("Compiling and exporting", "`torch.compile(dynamic=True)`, one graph for any batch")
 def test_any_batch_in_one_graph(device: str) -> None:
     layer = layer_of(device=device)
@@ -142,6 +154,42 @@ def test_vmap_within(dims: tuple[int | None, ...], device: str) -> None:
     torch.testing.assert_close(found, run(*arguments))
 
 
+@pytest.mark.shows("Compiling and exporting", "`torch.compile` of functions that use `torch.func`")
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_transforms_of_torch_func_within(transform: str, device: str) -> None:
+    """As in eager: first and second order, reverse and forward, nested, per sample."""
+    # Small, as torch traces vmap over values once for each of them, and a hessian is one of hundreds.
+    pattern = interop.to_pattern(torch.tensor([[1, 0, 1, 0], [0, 0, 1, 1], [0, 0, 0, 0]]), device=device)
+    one, many = tensors(pattern, 2), tensors(pattern, 3, 2)
+
+    def run(one: tuple[Tensor, ...], many: tuple[Tensor, ...]) -> Any:
+        return TRANSFORMS[transform](sparse(pattern), one, many)
+
+    with torch.no_grad():
+        found = torch.compile(run, fullgraph=True, backend="aot_eager")(one, many)
+    expected = TRANSFORMS[transform](dense(pattern), one, many)
+    for got, wanted in zip(tree_leaves(found), tree_leaves(expected), strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-12)
+
+
+def test_double_backward_is_refused_by_torch() -> None:
+    """For every compiled function, as this one of one product; torch.func.grad twice within is the way."""
+    for function in (traced(layer_of()), torch.compile(torch.sin, backend="aot_eager")):
+        x = torch.randn(4, 17, requires_grad=True)
+        (grad,) = torch.autograd.grad(function(x).sin().sum(), x, create_graph=True)
+        with pytest.raises(RuntimeError, match="does not currently support double backward"):
+            torch.autograd.grad(grad.sum(), x)
+
+
+def test_dual_numbers_from_outside_are_refused_by_torch() -> None:
+    """Where a gradient is asked for too, as in nn.Linear; torch.func.jvp within is the way."""
+    for layer in (layer_of(), nn.Linear(17, 13)):
+        with forward_ad.dual_level():
+            x = forward_ad.make_dual(torch.randn(4, 17), torch.ones(4, 17))
+            with pytest.raises(NotImplementedError, match="You must implement the jvp function"):
+                traced(layer)(x)
+
+
 @pytest.mark.shows("Compiling and exporting", "`torch.export`, strict and not, any batch")
 @pytest.mark.parametrize("strict", [False, True])
 def test_export_of_any_batch(strict: bool, device: str) -> None:
@@ -177,8 +225,9 @@ def test_opcheck(case: Case, layout: str, device: str) -> None:
     trained = [t.detach().requires_grad_() for t in (x, values, bias)]
     torch.library.opcheck(operators.linear.default, (*trained, *over))
     torch.library.opcheck(operators.linear.default, (*trained[:2], None, *over))
-    torch.library.opcheck(operators.grad_input.default, (grad_output, values, *over))
-    torch.library.opcheck(operators.grad_values.default, (grad_output, x, *over))
+    again = grad_output.detach().requires_grad_()
+    torch.library.opcheck(operators.grad_input.default, (again, trained[1], *over))
+    torch.library.opcheck(operators.grad_values.default, (again, trained[0], *over))
     torch.library.opcheck(operators.grad_both.default, (grad_output, x, values, *over))
 
 
@@ -192,3 +241,11 @@ def test_a_pattern_is_found_by_its_indices(device: str) -> None:
     assert SparsityPattern.over(copied.crow_indices, copied.col_indices, over[2]) is copied
     with pytest.raises(ValueError, match="col_indices: expected indices from 0 to"):
         SparsityPattern.over(over[0].clone(), over[1] + 17, over[2])
+
+
+def test_indices_that_come_to_lie_where_others_lay() -> None:
+    """As those do that a program of AOTInductor owns, and takes with it."""
+    crow_indices, col_indices = torch.tensor([0, 2, 3]), torch.tensor([0, 1, 2])
+    assert SparsityPattern.over(crow_indices, col_indices, 3).nnz == 3
+    crow_indices[2] = 2
+    assert SparsityPattern.over(crow_indices, col_indices[:2], 3).nnz == 2

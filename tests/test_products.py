@@ -11,7 +11,7 @@ from cases import Case, each_case
 from devices import NONDET_TOL, each_kernel_of
 from test_functional import LAYOUTS
 from torch import Tensor
-from torch.autograd import gradcheck, gradgradcheck
+from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 from torch.utils._pytree import tree_leaves
 
@@ -137,14 +137,53 @@ def test_one_pass_only_where_nothing_is_differentiated_again(
     assert len(calls) == 1
 
 
-@pytest.mark.shows("Derivatives and transforms", "`torch.autograd.grad(is_grads_batched=True)`")
-def test_batched_gradients(device: str) -> None:
+@pytest.mark.shows("Derivatives and transforms", "forward over reverse by dual numbers")
+def test_tangents_pass_through_a_plain_backward(device: str) -> None:
+    """Forward over reverse without create_graph: the fused backward of a kernel knows no tangents."""
     pattern = interop.to_pattern(torch.eye(3).bool(), device=device)
-    x, values, bias = (t.requires_grad_() for t in tensors(pattern, 2))
-    vectors = torch.randn(4, 2, 3, dtype=torch.float64, device=device)
-    found, expected = (
-        torch.autograd.grad(f(x, values, bias), (x, values), vectors, is_grads_batched=True)
-        for f in (sparse(pattern), dense(pattern))
-    )
+    primals, tangents = tensors(pattern, 2)[:2], tensors(pattern, 4, 2)[:2]
+    found = []
+    for layer in (sparse(pattern), dense(pattern)):
+        with forward_ad.dual_level():
+            x, values = (
+                forward_ad.make_dual(p.clone().requires_grad_(), t[0])
+                for p, t in zip(primals, tangents, strict=True)
+            )
+            loss = layer(x, values, torch.zeros(3, dtype=torch.float64, device=device)).sin().sum()
+            grads = torch.autograd.grad(loss, (x, values))
+            found.append([forward_ad.unpack_dual(each).tangent for each in grads])
+    for got, wanted in zip(*found, strict=True):
+        torch.testing.assert_close(got, wanted)
+
+
+@pytest.mark.shows("Derivatives and transforms", "`torch.autograd.grad(is_grads_batched=True)`")
+@each_kernel_of(torch.float64)
+@pytest.mark.parametrize("needs", [(0, 1, 2), (0,), (1,)], ids=["both", "input alone", "values alone"])
+@pytest.mark.parametrize("again", [False, True], ids=["once", "to be differentiated again"])
+def test_batched_gradients(device: str, kernel: str, needs: tuple[int, ...], again: bool) -> None:
+    pattern = interop.to_pattern(torch.tensor([[1, 1, 0, 0], [0, 0, 0, 0], [0, 1, 0, 1]]), device=device)
+    arguments = tensors(pattern, 2)
+    asked = [arguments[i].requires_grad_() for i in needs]
+    vectors = torch.randn(5, 2, 3, dtype=torch.float64, device=device)
+    with kernels.use(kernel):
+        found, expected = (
+            torch.autograd.grad(f(*arguments), asked, vectors, is_grads_batched=True, create_graph=again)
+            for f in (sparse(pattern), dense(pattern))
+        )
     for got, wanted in zip(found, expected, strict=True):
+        torch.testing.assert_close(got, wanted)
+
+
+@pytest.mark.shows("Derivatives and transforms", "`torch.autograd.functional.hessian(vectorize=True)`")
+@each_kernel_of(torch.float64)
+def test_vectorized_hessian(device: str, kernel: str) -> None:
+    """torch.autograd.functional does as is_grads_batched, at second order too."""
+    pattern = interop.to_pattern(torch.tensor([[1, 1, 0, 0], [0, 0, 0, 0], [0, 1, 0, 1]]), device=device)
+    arguments = tensors(pattern, 2)
+    with kernels.use(kernel):
+        found, expected = (
+            torch.autograd.functional.hessian(_loss(f), arguments, vectorize=True)
+            for f in (sparse(pattern), dense(pattern))
+        )
+    for got, wanted in zip(tree_leaves(found), tree_leaves(expected), strict=True):
         torch.testing.assert_close(got, wanted)

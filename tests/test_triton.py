@@ -97,6 +97,19 @@ def test_rows_in_parts(dtype: torch.dtype, longest: int, monkeypatch: pytest.Mon
         assert segments.division(side).parts is not None
 
 
+def test_batched_gradients() -> None:
+    pattern = interop.to_pattern(ARROW.adjacency, device=DEVICE)
+    x = torch.randn(3, 9, device=DEVICE, requires_grad=True)
+    values = torch.randn(pattern.nnz, device=DEVICE, requires_grad=True)
+    vectors = torch.randn(2, 3, 9, device=DEVICE)
+    with kernels.use("triton"):
+        output = functional.sparse_linear(x, values, pattern)
+        found = torch.autograd.grad(output, (x, values), vectors, retain_graph=True, is_grads_batched=True)
+        expected = [torch.autograd.grad(output, (x, values), v, retain_graph=True) for v in vectors]
+    for got, *wanted in zip(found, *expected, strict=True):
+        torch.testing.assert_close(got, torch.stack(wanted))
+
+
 def test_int64_indices() -> None:
     pattern = interop.to_pattern(PRIMES.adjacency, index_dtype=torch.int64, device=DEVICE)
     check_against_oracle(pattern, torch.float32, 70)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..pattern import SparsityPattern
 from .base import Kernel
+from .slices import by_slices
 
 # A packed tile of about 1 MiB leaves half of an L2 cache of 2 MiB to the values and the output.
 _TILE_BYTES = 1 << 20
@@ -46,6 +47,7 @@ class TiledKernel(Kernel):
     def sample(self, accumulator: Any, grad_tile: Tensor, tile: Tensor) -> None:
         """Add grad_tile @ tile.T, sampled at the pattern, to the accumulator."""
 
+    @by_slices
     def spmm(  # noqa: D102
         self, pattern: SparsityPattern, values: Tensor, input: Tensor, bias: Tensor | None = None
     ) -> Tensor:
@@ -56,6 +58,7 @@ class TiledKernel(Kernel):
                 output.put(self.product(operand, _pack(input, start, stop)), start, stop)
         return output.get()
 
+    @by_slices
     def sddmm(self, pattern: SparsityPattern, grad_output: Tensor, input: Tensor) -> Tensor:  # noqa: D102
         accumulator, grad_values = self.accumulator(pattern, input.dtype)
         if pattern.nnz:
@@ -63,6 +66,7 @@ class TiledKernel(Kernel):
                 self.sample(accumulator, _pack(grad_output, start, stop), _pack(input, start, stop))
         return grad_values.to(input.dtype)
 
+    @by_slices
     def backward(  # noqa: D102
         self, pattern: SparsityPattern, values: Tensor, grad_output: Tensor, input: Tensor
     ) -> tuple[Tensor, Tensor]:

@@ -100,9 +100,25 @@ Plan<A, I> plan_for(const Tensor& gathered, int64_t rows, int64_t nnz, int64_t f
 // dots.
 constexpr int64_t kFarForward = 2, kFarBackward = 4;
 
+// What is only read is asked for as such: else torch would make a copy of a lazy clone (copy on write).
+template <class T>
+const T* read(const Tensor& t) {
+  return static_cast<const T*>(t.const_data_ptr());
+}
+
+template <class T>
+const T* read(const std::optional<Tensor>& t) {
+  return t ? read<T>(*t) : nullptr;
+}
+
 template <class S>
-Activations<S> activations(const Tensor& t) {
-  return {static_cast<S*>(t.data_ptr()), t.size(0), t.size(1), t.stride(0), t.stride(1)};
+Activations<const S> to_read(const Tensor& t) {
+  return {read<S>(t), t.size(0), t.size(1), t.stride(0), t.stride(1)};
+}
+
+template <class S>
+Activations<S> to_write(const Tensor& t) {
+  return {static_cast<S*>(t.mutable_data_ptr()), t.size(0), t.size(1), t.stride(0), t.stride(1)};
 }
 
 Tensor empty_activations(const Tensor& like, int64_t features) {
@@ -113,13 +129,12 @@ Tensor empty_activations(const Tensor& like, int64_t features) {
 
 template <class I>
 Offsets<I> offsets_of(const Tensor& offsets) {
-  return {static_cast<const I*>(offsets.data_ptr()), offsets.size(0) - 1};
+  return {read<I>(offsets), offsets.size(0) - 1};
 }
 
 template <class A, class I>
 Sparse<A, I> sparse(const Tensor& offsets, const Tensor& index, const A* values) {
-  return {static_cast<const I*>(offsets.data_ptr()), static_cast<const I*>(index.data_ptr()), values,
-          offsets.size(0) - 1};
+  return {read<I>(offsets), read<I>(index), values, offsets.size(0) - 1};
 }
 
 Tensor spmm_operator(const Tensor& offsets, const Tensor& index, const Tensor& values,
@@ -131,13 +146,12 @@ Tensor spmm_operator(const Tensor& offsets, const Tensor& index, const Tensor& v
       using S = typename decltype(scalar)::type;
       using A = Accumulator<S>;
       using I = typename decltype(integer)::type;
-      const I* order = permutation ? static_cast<const I*>(permutation->data_ptr()) : nullptr;
-      const Ordered<A, S, I> ordered(offsets_of<I>(offsets), static_cast<const S*>(values.data_ptr()), order,
-                                     input.size(1));
+      const I* order = read<I>(permutation);
+      const Ordered<A, S, I> ordered(offsets_of<I>(offsets), read<S>(values), order, input.size(1));
       const auto w = sparse<A, I>(offsets, index, ordered.data());
-      const S* add = bias ? static_cast<const S*>(bias->data_ptr()) : nullptr;
-      spmm(plan_for<A, I>(input, w.rows, w.nnz(), kFarForward), w, activations<S>(input), add,
-           activations<S>(output));
+      const S* add = read<S>(bias);
+      spmm(plan_for<A, I>(input, w.rows, w.nnz(), kFarForward), w, to_read<S>(input), add,
+           to_write<S>(output));
     });
   });
   return output;
@@ -157,14 +171,14 @@ std::tuple<Tensor, Tensor> backward_operator(const Tensor& offsets, const Tensor
       using I = typename decltype(integer)::type;
       const auto columns = offsets_of<I>(offsets);
       const int64_t rows = grad_output.size(1);
-      const I* order = static_cast<const I*>(permutation.data_ptr());
-      const S* from = values ? static_cast<const S*>(values->data_ptr()) : nullptr;
-      S* to = static_cast<S*>(grad_values.data_ptr());
+      const I* order = read<I>(permutation);
+      const S* from = read<S>(values);
+      S* to = static_cast<S*>(grad_values.mutable_data_ptr());
       const Ordered<A, S, I> ordered(columns, from, order, rows);
       const Scratch dots(nnz * sizeof(A));
       backward(plan_for<A, I>(grad_output, columns.count, nnz, kFarBackward),
-               sparse<A, I>(offsets, index, ordered.data()), values.has_value(), activations<S>(grad_output),
-               activations<S>(input), activations<S>(grad_input), dots.template as<A>());
+               sparse<A, I>(offsets, index, ordered.data()), values.has_value(), to_read<S>(grad_output),
+               to_read<S>(input), to_write<S>(grad_input), dots.template as<A>());
       to_csr_order(columns, dots.template as<A>(), order, rows, to);
     });
   });

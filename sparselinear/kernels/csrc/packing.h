@@ -9,7 +9,7 @@
 
 namespace sparselinear {
 
-// (batch, features) with one of the two strides 1, in elements.
+// (batch, features) with one of the two strides 1, in elements; of a const type where it is only read.
 template <class S>
 struct Activations {
   S* data;
@@ -55,7 +55,7 @@ inline void transpose_block(const S* from, int64_t from_stride, T* to, int64_t t
 // Features first to last of `from`, samples sample to sample + count <= width: packed into rows of
 // `width` at `to`, with zeros after the last sample.
 template <int L, class A, class S>
-void pack(const Activations<S>& from, int64_t first, int64_t last, int64_t sample, int64_t count, A* to,
+void pack(const Activations<const S>& from, int64_t first, int64_t last, int64_t sample, int64_t count, A* to,
           int64_t width) {
   if (from.feature_major()) {
     for (int64_t f = first; f < last; ++f, to += width) {
@@ -124,8 +124,8 @@ void unpack(A* from, int64_t width, int64_t first, int64_t last, int64_t sample,
 // Packing and unpacking for one number of lanes.
 template <class A, class S>
 struct Packing {
-  void (*pack)(const Activations<S>& from, int64_t first, int64_t last, int64_t sample, int64_t count, A* to,
-               int64_t width);
+  void (*pack)(const Activations<const S>& from, int64_t first, int64_t last, int64_t sample, int64_t count,
+               A* to, int64_t width);
   void (*unpack)(A* from, int64_t width, int64_t first, int64_t last, int64_t sample, int64_t count,
                  const S* bias, const Activations<S>& to);
 };

@@ -26,7 +26,7 @@ template <class A, class S>
 class Panels {
  public:
   template <class I>
-  Panels(const Activations<S>& from, const Packing<A, S>& packing, const Plan<A, I>& plan)
+  Panels(const Activations<const S>& from, const Packing<A, S>& packing, const Plan<A, I>& plan)
       : from_(from),
         packing_(packing),
         width_(plan.micro.width),
@@ -106,7 +106,7 @@ class Panels {
     packing_.pack(from_, first, last, slice.sample, slice.count, to, width_);
   }
 
-  Activations<S> from_;
+  Activations<const S> from_;
   Packing<A, S> packing_;
   int64_t width_;
   bool far_;

@@ -36,7 +36,7 @@ void share(const Panels<A, S>& panels, const Sparse<A, I>& w, const std::vector<
 }
 
 template <class A, class S, class I>
-void spmm(const Plan<A, I>& plan, const Sparse<A, I>& w, const Activations<S>& input, const S* bias,
+void spmm(const Plan<A, I>& plan, const Sparse<A, I>& w, const Activations<const S>& input, const S* bias,
           const Activations<S>& output) {
   const auto packing = sparselinear::packing<A, S>(plan.micro.lanes);
   const int64_t width = plan.micro.width;
@@ -73,8 +73,9 @@ void spmm(const Plan<A, I>& plan, const Sparse<A, I>& w, const Activations<S>& i
 // w holds columns of W as compressed rows; grad_values come in their order. Without `sum` there is no
 // grad_input, and w needs no values.
 template <class A, class S, class I>
-void backward(const Plan<A, I>& plan, const Sparse<A, I>& w, bool sum, const Activations<S>& grad_output,
-              const Activations<S>& input, const Activations<S>& grad_input, A* grad_values) {
+void backward(const Plan<A, I>& plan, const Sparse<A, I>& w, bool sum,
+              const Activations<const S>& grad_output, const Activations<const S>& input,
+              const Activations<S>& grad_input, A* grad_values) {
   const auto packing = sparselinear::packing<A, S>(plan.micro.lanes);
   const int64_t width = plan.micro.width, nnz = w.nnz();
   const auto loop = sum ? plan.micro.multiply_and_dot : plan.micro.dot;

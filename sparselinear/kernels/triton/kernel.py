@@ -13,6 +13,7 @@ from torch import Tensor
 from ...checks import FLOATING
 from ...pattern import SparsityPattern
 from ..base import Kernel
+from ..slices import by_slices
 from .tiles import fused_is_less
 
 _LEAST_CAPABILITY = (7, 0)  # of the cards that Triton compiles for
@@ -42,21 +43,25 @@ class TritonKernel(Kernel):
             return "Triton compiles for cards of compute capability 7.0 and above"
         return None if dtype in FLOATING else f"values are not of {dtype}"
 
+    @by_slices
     def spmm(  # noqa: D102
         self, pattern: SparsityPattern, values: Tensor, input: Tensor, bias: Tensor | None = None
     ) -> Tensor:
         output = _launch().spmm(pattern, None, values, _feature_major(input), bias)
         return _laid_out(output, input)
 
+    @by_slices
     def spmm_transposed(self, pattern: SparsityPattern, values: Tensor, grad_output: Tensor) -> Tensor:  # noqa: D102
         packed = _feature_major(grad_output)
         grad_input = _launch().spmm(pattern.transposed, pattern.permutation, values, packed, None)
         return _laid_out(grad_input, grad_output)
 
+    @by_slices
     def sddmm(self, pattern: SparsityPattern, grad_output: Tensor, input: Tensor) -> Tensor:  # noqa: D102
         grad_values: Tensor = _launch().sddmm(pattern, _feature_major(grad_output), _feature_major(input))
         return grad_values
 
+    @by_slices
     def backward(  # noqa: D102
         self, pattern: SparsityPattern, values: Tensor, grad_output: Tensor, input: Tensor
     ) -> tuple[Tensor, Tensor]:
