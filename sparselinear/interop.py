@@ -177,7 +177,7 @@ def _read_npz(path: Path) -> Any:
 def _read_mtx(path: Path) -> Any:
     import scipy.io  # 20 MB that only this format needs
 
-    return scipy.io.mmread(path)
+    return scipy.io.mmread(path, spmatrix=False)  # of scipy 1.20 the default, of 1.18 a warning
 
 
 def _read_smtx(path: Path) -> sp.csr_array:

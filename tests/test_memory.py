@@ -54,8 +54,9 @@ class _Largest(TorchDispatchMode):
 
 def _largest_allocation(work: Callable[[], object]) -> tuple[int, str]:
     """Bytes of the largest block that one of torch's allocators gave out, inside of operators too."""
+    # acc_events keeps torch 2.11 from a warning about cycles, of which there is one.
     with torch.profiler.profile(
-        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True, acc_events=True
     ) as profile:
         work()
     return max(

@@ -433,7 +433,7 @@ def test_pattern_that_went_to_shared_memory_is_not_found_where_it_was() -> None:
 @contextmanager
 def _profiled() -> Iterator[set[str]]:
     names: set[str] = set()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], acc_events=True) as profile:
         yield names
     names |= {event.key for event in profile.key_averages()}
 
