@@ -48,9 +48,16 @@ def test_step_by_hand() -> None:
         "far": 0,
         "connection": 2 * 90 * 2,
         "row": 30 * 2 + 20 * 2,
-        "permuted near": 90,
+        "permuted near": 2 * 90,
         "permuted far": 0,
     }
+
+
+def test_step_in_two_passes_by_hand() -> None:
+    """Of 32 samples or fewer: both directions are gathered, and the values alone are permuted."""
+    terms = sparse(workload(30, 20, 90, 32), STEP)
+    assert (terms["near"], terms["connection"], terms["row"]) == (3 * 90 * 32, 3 * 90, 30 + 20 + 30)
+    assert terms["permuted near"] == 90
 
 
 def test_one_sample() -> None:
@@ -95,8 +102,10 @@ def test_hubs_stay_near() -> None:
     hubs[::4] = 13  # 16,384 of them, as many as the cache holds rows
     work = Workload(10, 65_536, 65_536 * 4, 32, 4, 4, even(10), Skew.of(hubs))
     assert sparse(work)["near"] == pytest.approx(65_536 * 4 * 32 * 13 / 16)
-    # Backward gathers the rows of ten outputs, which are all near, and adds nothing far.
-    assert sparse(work, STEP)["far"] == sparse(work)["far"]
+    # Of backward, the gradient of the values gathers the same, and that of the input ten outputs, all near.
+    assert sparse(work, STEP)["far"] == 2 * sparse(work)["far"]
+    wide = work.at_batch(64)  # one pass for both
+    assert sparse(wide, STEP)["far"] == sparse(wide)["far"]
 
 
 def test_a_smaller_cache() -> None:

@@ -1,4 +1,4 @@
-"""Width of the panels: the table of docs/roofline.md, and the rule of csrc/native.cpp by hand."""
+"""Width of the panels, and the passes of backward: the rules of csrc/native.cpp by hand."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sparselinear import kernels
-from sparselinear.kernels.panels import FAR_BACKWARD, FAR_FORWARD, panel_width
+from sparselinear.kernels.panels import FAR_BACKWARD, FAR_FORWARD, panel_width, takes_two_passes
 
 CSRC = Path(kernels.__file__).parent / "csrc"
 CASES = [  # batch, features, itemsize, far_vectors, vector_bytes, KiB of cache, samples, reason
@@ -57,6 +57,14 @@ def test_panels_are_whole_vectors_and_hold_the_batch(batch: int, features: int) 
     assert width % 16 == 0 or width in (4, 8)
 
 
+@pytest.mark.parametrize(
+    ("batch", "itemsize", "two"), [(1, 4, True), (32, 4, True), (33, 4, False), (17, 8, False)]
+)
+def test_passes(batch: int, itemsize: int, two: bool) -> None:
+    """Two lines of the cache are 32 samples, or 16 of float64."""
+    assert takes_two_passes(batch, itemsize) == two
+
+
 def test_the_rule_is_that_of_the_sources() -> None:
     """Constants of csrc that panels.py repeats."""
     text = (CSRC / "native.cpp").read_text(encoding="utf-8")
@@ -64,3 +72,4 @@ def test_the_rule_is_that_of_the_sources() -> None:
     assert found is not None
     assert tuple(map(int, found.groups())) == (FAR_FORWARD, FAR_BACKWARD)
     assert "vectors = 4;\n" in text
+    assert "return batch * static_cast<int64_t>(sizeof(A)) <= 2 * kLine;" in text

@@ -55,26 +55,25 @@ class NativeKernel(Kernel):
         return grad_input
 
     def sddmm(self, pattern: SparsityPattern, grad_output: Tensor, input: Tensor) -> Tensor:  # noqa: D102
-        grad_values: Tensor = _backward(pattern, None, grad_output, input)[1]
+        grad_values: Tensor = _operator("sddmm")(
+            pattern.crow_indices, pattern.col_indices, _strided(grad_output), _strided(input)
+        )
         return grad_values
 
     def backward(  # noqa: D102
         self, pattern: SparsityPattern, values: Tensor, grad_output: Tensor, input: Tensor
     ) -> tuple[Tensor, Tensor]:
-        grad_input, grad_values = _backward(pattern, values, grad_output, input)
+        grad_input, grad_values = _operator("backward")(
+            pattern.crow_indices,
+            pattern.col_indices,
+            pattern.ccol_indices,
+            pattern.row_indices,
+            pattern.permutation,
+            values,
+            _strided(grad_output),
+            _strided(input),
+        )
         return grad_input, grad_values
-
-
-def _backward(pattern: SparsityPattern, values: Tensor | None, grad_output: Tensor, input: Tensor) -> Any:
-    columns = pattern.transposed
-    return _operator("backward")(
-        columns.crow_indices,
-        columns.col_indices,
-        pattern.permutation,
-        values,
-        _strided(grad_output),
-        _strided(input),
-    )
 
 
 @cache

@@ -1,4 +1,4 @@
-"""How wide the panels of the native kernel are: the rule of plan_for in csrc/native.cpp, for predictions."""
+"""What the native kernel does with a batch: the rules of csrc/native.cpp once more, for predictions."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from math import ceil
 
 # The most vectors of a panel, and those of a panel that no second-level cache holds.
 _MOST, FAR_FORWARD, FAR_BACKWARD = 4, 2, 4
+_LINE = 64  # bytes
 
 
 def panel_width(
@@ -35,3 +36,13 @@ def panel_width(
         vectors = far_vectors
     panels = ceil(batch / (vectors * lanes))
     return ceil(ceil(batch / panels) / lanes) * lanes
+
+
+def takes_two_passes(batch: int, itemsize: int) -> bool:
+    """Whether backward takes one pass for each gradient, and not one for both.
+
+    Args:
+        batch: rows of the input.
+        itemsize: bytes of a number in the type of the sums.
+    """
+    return batch * itemsize <= 2 * _LINE

@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from ..kernels import choose
+from ..kernels.panels import takes_two_passes
 from ..pattern import BLOCK
 
 if TYPE_CHECKING:
@@ -234,9 +235,13 @@ _PANEL_ROW_BYTES = 4 * 64
 
 
 def _scratch(sizes: Sizes) -> tuple[int, ...]:
-    """Blocks of scratch of the backward, in the order it gives them back; forward finds its own there."""
+    """Blocks of scratch of the backward, in the order it gives them back; forward finds its own there.
+
+    Two passes need a block of numbers in CSC order less than one, as grad_values come in CSR order.
+    """
     panel = min(sizes.batch * _wide(sizes), _PANEL_ROW_BYTES) * sizes.out_features
-    return panel, _reordered(sizes), _reordered(sizes)
+    dots = 0 if takes_two_passes(sizes.batch, _wide(sizes)) else _reordered(sizes)
+    return panel, _reordered(sizes), dots
 
 
 def _forward_scratch(sizes: Sizes) -> tuple[int, ...]:

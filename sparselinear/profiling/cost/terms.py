@@ -13,8 +13,8 @@ second-level cache if the panel, or the part of it that most connections ask for
     far             the same, of rows that it does not hold
     connection      connections times panels
     row             rows times panels
-    permuted near   connections whose value and gradient change between CSR and CSC order, where the lines
-                    that are open at a time fit in the cache
+    permuted near   values, and gradients of them, that change between CSR and CSC order, where the lines that
+                    are open at a time fit in the cache
     permuted far    the same, where they do not
 
 Of a dense layer they are ``multiply`` (multiplications of forward), ``weight`` (its entries) and ``large
@@ -26,7 +26,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil
 
-from ...kernels.panels import FAR_BACKWARD, FAR_FORWARD, panel_width
+from ...kernels.panels import FAR_BACKWARD, FAR_FORWARD, panel_width, takes_two_passes
 from .workload import Skew, Workload
 
 FORWARD, STEP = "forward", "step"
@@ -63,7 +63,7 @@ def _sparse(work: Workload, kind: str, chip: Chip) -> Terms:
     terms: Terms = {"call": 1, **_activations(inputs, outputs), **forward}
     if kind == FORWARD:
         return terms
-    backward = _product(work, work.in_features, work.out_features, work.rows, FAR_BACKWARD, chip)
+    backward, ways = _backward(work, chip)
     backward.update(_activations(outputs, inputs, inputs))
     # Tiles share their first and last line with their neighbours. A step of one thread, 896 outputs, 16,000
     # connections, batch 256: 5.8 ms with 7,760 inputs, 11.1 with 7,763; 2.9 with 4,112, 5.8 with 4,115.
@@ -71,8 +71,23 @@ def _sparse(work: Workload, kind: str, chip: Chip) -> Terms:
     backward["split"] = 2 * inputs if split else 0
     # Walking columns, one line of each row is open at a time.
     near = work.out_features * LINE <= chip.cache_bytes
-    backward |= {"permuted near": work.nnz if near else 0, "permuted far": 0 if near else work.nnz}
+    permuted = ways * work.nnz
+    backward |= {"permuted near": permuted if near else 0, "permuted far": 0 if near else permuted}
     return {name: terms.get(name, 0) + backward.get(name, 0) for name in {**terms, **backward}}
+
+
+def _backward(work: Workload, chip: Chip) -> tuple[Terms, int]:
+    """Products of backward, and the ways that numbers go between CSR and CSC order: there, and back."""
+    if not takes_two_passes(work.batch, _summed(work)):
+        return _product(work, work.in_features, work.out_features, work.rows, FAR_BACKWARD, chip), 2
+    by_columns = _product(work, work.in_features, work.out_features, work.rows, FAR_FORWARD, chip)
+    by_rows = _product(work, work.out_features, work.in_features, work.columns, FAR_BACKWARD, chip)
+    return {name: by_columns[name] + by_rows[name] for name in by_columns}, 1
+
+
+def _summed(work: Workload) -> int:
+    """Bytes of a number in sums."""
+    return max(4, work.itemsize)
 
 
 def _dense(work: Workload, kind: str) -> Terms:
@@ -95,7 +110,7 @@ def _activations(*sizes: int) -> Terms:
 
 def _product(work: Workload, rows: int, features: int, spread: Skew, far_vectors: int, chip: Chip) -> Terms:
     """One product: ``rows`` sums over gathered ``features``, whose connections are spread like this."""
-    itemsize = max(4, work.itemsize)  # of the sums
+    itemsize = _summed(work)
     chip_bytes = {"vector_bytes": chip.vector_bytes, "cache_bytes": chip.cache_bytes}
     width = panel_width(work.batch, features, itemsize, far_vectors, **chip_bytes)
     panels = ceil(work.batch / width)

@@ -1,0 +1,42 @@
+// grad_values of a batch of one: the outer product of grad_output and input at the connections.
+#pragma once
+
+#include <algorithm>
+#include <type_traits>
+
+#include "packing.h"
+#include "parallel.h"
+#include "scratch.h"
+
+namespace sparselinear {
+
+// In CSR order, in which no permutation is needed: there is no sum that a pass over columns would share.
+template <class A, class S, class I>
+void outer(const I* offsets, const I* columns, const Activations<const S>& grad_output,
+           const Activations<const S>& input, int64_t nnz, S* grad_values) {
+  // 16 numbers are gathered by one instruction where they lie side by side, in the type of the product.
+  const bool in_place = std::is_same_v<A, S> && input.feature_stride == 1;
+  const Scratch scratch(in_place ? 0 : input.features * sizeof(A));
+  const A* x = scratch.as<A>();
+  if constexpr (std::is_same_v<A, S>)
+    if (in_place) x = input.data;
+  if (!in_place)
+    for (int64_t f = 0; f < input.features; ++f) scratch.as<A>()[f] = load_one(input.at(0, f));
+  const int64_t rows = grad_output.features;
+  torch::stable::parallel_for(0, nnz, 1 << 14, [&](int64_t first, int64_t last) {
+    int64_t row = std::upper_bound(offsets, offsets + rows + 1, static_cast<I>(first)) - offsets - 1;
+    for (int64_t k = first; k < last; ++row) {
+      const A gradient = load_one(grad_output.at(0, row));
+      const int64_t stop = std::min<int64_t>(last, offsets[row + 1]);
+      if constexpr (std::is_same_v<A, S>) {
+#pragma GCC ivdep
+        for (int64_t c = k; c < stop; ++c) grad_values[c] = gradient * x[columns[c]];
+      } else {
+        for (int64_t c = k; c < stop; ++c) store_one(grad_values + c, gradient * x[columns[c]]);
+      }
+      k = stop;
+    }
+  });
+}
+
+}  // namespace sparselinear
