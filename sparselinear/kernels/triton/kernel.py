@@ -30,7 +30,7 @@ class TritonKernel(Kernel):
     name = "triton"
 
     def unavailable(self, device: torch.device, dtype: torch.dtype) -> str | None:  # noqa: D102
-        if find_spec("triton") is None:
+        if not _is_installed():
             return "Triton is not installed"
         if device.type == "cpu":
             interpreted = os.environ.get("TRITON_INTERPRET") == "1"
@@ -74,6 +74,11 @@ class TritonKernel(Kernel):
             grad_input = _launch().spmm(pattern.transposed, pattern.permutation, values, grad_packed, None)
             grad_values = _launch().sddmm(pattern, grad_packed, packed)
         return _laid_out(grad_input, grad_output), grad_values
+
+
+@cache
+def _is_installed() -> bool:
+    return find_spec("triton") is not None
 
 
 @cache
