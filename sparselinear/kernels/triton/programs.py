@@ -21,12 +21,13 @@ def _segments(targets, owners, begins, ends, count, ROWS: tl.constexpr):  # noqa
 
 
 @triton.jit
-def _connection(indices, permutation, at, live, PERMUTED: tl.constexpr):  # noqa: N803
-    """(rows, lanes): which feature each connection gathers, and its place in the values."""
+def _connections(indices, permutation, values, at, end, PERMUTED: tl.constexpr):  # noqa: N803
+    """(rows, lanes): which connections there are, what each gathers, its place in the values, its value."""
+    live = at < end[:, None]
     index = tl.load(indices + at, mask=live, other=0)
     if PERMUTED:
         at = tl.load(permutation + at, mask=live, other=0)
-    return index, at
+    return live, index, at, tl.load(values + at, mask=live, other=0)
 
 
 @triton.jit
@@ -76,16 +77,12 @@ def spmm(
     total = tl.zeros((ROWS, LANES, WIDTH), SUM)
     longest = tl.max(end - begin, axis=0)
     at = begin[:, None] + lane[None, :]
-    live = at < end[:, None]
-    column, connection = _connection(columns, permutation, at, live, PERMUTED)
-    value = tl.load(values + connection, mask=live, other=0)
+    live, column, _place, value = _connections(columns, permutation, values, at, end, PERMUTED)
     for _ in range(0, longest, LANES):
         x = _gather(input, column.to(OFFSET), live, sample, batch, SUM, EVEN)
         weight = value.to(SUM)
         at += LANES  # what comes next is loaded while the activations are under way
-        live = at < end[:, None]
-        column, connection = _connection(columns, permutation, at, live, PERMUTED)
-        value = tl.load(values + connection, mask=live, other=0)
+        live, column, _place, value = _connections(columns, permutation, values, at, end, PERMUTED)
         total += weight[:, :, None] * x
     result = tl.sum(total, axis=1)
     if BIASED:
@@ -128,16 +125,12 @@ def backward(
     total = tl.zeros((ROWS, LANES, WIDTH), SUM)
     longest = tl.max(end - begin, axis=0)
     at = begin[:, None] + lane[None, :]
-    live = at < end[:, None]
-    row, connection = _connection(rows, permutation, at, live, True)
-    value = tl.load(values + connection, mask=live, other=0)
+    live, row, connection, value = _connections(rows, permutation, values, at, end, True)
     for _ in range(0, longest, LANES):
         gradient = _gather(grad_output, row.to(OFFSET), live, sample, batch, SUM, EVEN)
         weight, here, now = value.to(SUM), grad_values + connection, live
         at += LANES  # what comes next is loaded while the activations are under way
-        live = at < end[:, None]
-        row, connection = _connection(rows, permutation, at, live, True)
-        value = tl.load(values + connection, mask=live, other=0)
+        live, row, connection, value = _connections(rows, permutation, values, at, end, True)
         total += weight[:, :, None] * gradient
         product = tl.sum(gradient * x[:, None, :], axis=2)
         if ADDING:
