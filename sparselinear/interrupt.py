@@ -34,7 +34,7 @@ def _is_command_line() -> bool:
 
 
 def _end(signum: int, frame: FrameType | None) -> None:
-    print("sparselinear: error: interrupted", file=sys.stderr, flush=True)
+    os.write(2, b"sparselinear: error: interrupted\n")  # print may have been interrupted itself
     os._exit(INTERRUPTED)
 
 
