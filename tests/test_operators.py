@@ -188,7 +188,8 @@ def test_dual_numbers_from_outside_are_refused_by_torch() -> None:
     for layer in (layer_of(), nn.Linear(17, 13)):
         with forward_ad.dual_level():
             x = forward_ad.make_dual(torch.randn(4, 17), torch.ones(4, 17))
-            with pytest.raises(NotImplementedError, match="You must implement the jvp function"):
+            refusals = NotImplementedError, torch._dynamo.exc.Unsupported  # until torch 2.13, and in 2.15
+            with pytest.raises(refusals, match="You must implement the jvp function|dual tensor"):
                 traced(layer)(x)
 
 
@@ -215,6 +216,7 @@ def test_export_to_a_file(device: str) -> None:
 
 
 @pytest.mark.shows("Compiling and exporting", "`torch.library.opcheck` of every operator")
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # of opcheck's own tensors, torch 2.15
 @each_case
 @pytest.mark.parametrize("layout", ["contiguous", "feature-major"])
 def test_opcheck(case: Case, layout: str, device: str) -> None:
