@@ -189,7 +189,7 @@ def test_dual_numbers_from_outside_are_refused_by_torch() -> None:
         with forward_ad.dual_level():
             x = forward_ad.make_dual(torch.randn(4, 17), torch.ones(4, 17))
             refusals = NotImplementedError, torch._dynamo.exc.Unsupported  # until torch 2.13, and in 2.15
-            with pytest.raises(refusals, match="You must implement the jvp function|dual tensor"):
+            with pytest.raises(refusals, match=r"You must implement the jvp function|dual tensor"):
                 traced(layer)(x)
 
 
