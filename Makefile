@@ -35,7 +35,7 @@ docs: venv  ## build the documentation into site/; a warning is an error
 bench: venv  ## run the benchmarks, with the peers from PyPI; ARGS passes options on
 	$(PY) -m pip --disable-pip-version-check install -qq -c constraints.txt -e '.[bench]'
 	@status=0; $(PY) -m bench $(ARGS) || status=1; \
-	for part in overhead advice models roofline; do $(PY) -m bench.$$part || status=1; done; exit $$status
+	for part in overhead compiled advice models roofline; do $(PY) -m bench.$$part || status=1; done; exit $$status
 
 clean:  ## remove .venv and all that was built
 	rm -rf .venv .venv.lock build dist site *.egg-info

@@ -17,7 +17,13 @@ from triton.compiler import ASTSource
 from sparselinear.kernels.triton import launch, programs
 from sparselinear.kernels.triton.tiles import Tile, tile
 
-TYPES = {"fp32": tl.float32, "fp64": tl.float64, "bf16": tl.float32, "fp16": tl.float32}  # and of sums
+# Of activations, and of their sums.
+TYPES = {
+    "fp32": (torch.float32, tl.float32),
+    "fp64": (torch.float64, tl.float64),
+    "bf16": (torch.bfloat16, tl.float32),
+    "fp16": (torch.float16, tl.float32),
+}
 ACTIVATIONS = {"values", "input", "bias", "output", "grad_output", "grad_input", "grad_values", "parts"}
 NUMBERS = {"count", "batch", "stretch"}
 BRANCHES = {
@@ -55,10 +61,9 @@ def of_tile(size: Tile, sums: object, even: bool) -> dict[str, object]:
 
 def main(capability: int) -> None:
     found = []
-    for dtype, sums in TYPES.items():
-        torch_dtype = {"fp32": torch.float32, "fp64": torch.float64, "bf16": torch.bfloat16}.get(dtype)
+    for dtype, (of_torch, sums) in TYPES.items():
         for batch in (64, 1):
-            size = tile(20, 4096, batch, torch_dtype or torch.float16, torch.device("cpu"))
+            size = tile(20, 4096, batch, of_torch, torch.device("cpu"))
             for name, branches in BRANCHES.items():
                 for branch in branches:
                     constants = {**branch, **of_tile(size, sums, even=True)}

@@ -18,6 +18,11 @@ from torch import Tensor
 from ..pattern import SparsityPattern
 
 
+def is_feature_major(activations: Tensor) -> bool:
+    """Whether (batch, features) lie in memory with features as the slow axis, and not the other way too."""
+    return not activations.is_contiguous() and activations.t().is_contiguous()
+
+
 class Kernel(ABC):
     """One way to compute the products of a sparse layer W (out_features, in_features)."""
 

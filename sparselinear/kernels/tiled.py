@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..pattern import SparsityPattern
-from .base import Kernel
+from .base import Kernel, is_feature_major
 from .slices import by_slices
 
 # A packed tile of about 1 MiB leaves half of an L2 cache of 2 MiB to the values and the output.
@@ -96,7 +96,7 @@ class _Untiled:
         """Write a tile into rows start to stop."""
         if self.whole is None:
             whole_batch = stop - start == self.like.shape[0]
-            if whole_batch and _feature_major(self.like) and tile.dtype == self.like.dtype:
+            if whole_batch and is_feature_major(self.like) and tile.dtype == self.like.dtype:
                 self.whole = (tile if self.bias is None else tile.add_(self.bias[:, None])).t()
                 return
             self.whole = self._empty()
@@ -116,7 +116,7 @@ class _Untiled:
 
     def _empty(self) -> Tensor:
         batch = self.like.shape[0]
-        if _feature_major(self.like):
+        if is_feature_major(self.like):
             return self.like.new_empty(self.features, batch).t()
         return self.like.new_empty(batch, self.features)
 
@@ -130,10 +130,6 @@ def _tiles(pattern: SparsityPattern, input: Tensor) -> Iterator[tuple[int, int]]
         width = min(max(1 << fits.bit_length() >> 1, _MIN_WIDTH), _MAX_WIDTH)
     for start in range(0, batch, max(width, 1)):
         yield start, min(start + width, batch)
-
-
-def _feature_major(activations: Tensor) -> bool:
-    return not activations.is_contiguous() and activations.t().is_contiguous()
 
 
 def _pack(activations: Tensor, start: int, stop: int) -> Tensor:

@@ -71,7 +71,7 @@ void spmm(const Plan<A, I>& plan, const Sparse<A, I>& w, const Activations<const
 }
 
 // w holds columns of W as compressed rows; grad_values come in their order. Without `sum` there is no
-// grad_input, and w needs no values.
+// grad_input, and w needs no values; it may then hold rows of W, with grad_output and input exchanged.
 template <class A, class S, class I>
 void backward(const Plan<A, I>& plan, const Sparse<A, I>& w, bool sum,
               const Activations<const S>& grad_output, const Activations<const S>& input,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...checks import FLOATING
 from ...pattern import SparsityPattern
-from ..base import Kernel
+from ..base import Kernel, is_feature_major
 from ..slices import by_slices
 from .tiles import fused_is_less
 
@@ -47,25 +47,25 @@ class TritonKernel(Kernel):
     def spmm(  # noqa: D102
         self, pattern: SparsityPattern, values: Tensor, input: Tensor, bias: Tensor | None = None
     ) -> Tensor:
-        output = _launch().spmm(pattern, None, values, _feature_major(input), bias)
+        output = _launch().spmm(pattern, None, values, _packed(input), bias)
         return _laid_out(output, input)
 
     @by_slices
     def spmm_transposed(self, pattern: SparsityPattern, values: Tensor, grad_output: Tensor) -> Tensor:  # noqa: D102
-        packed = _feature_major(grad_output)
+        packed = _packed(grad_output)
         grad_input = _launch().spmm(pattern.transposed, pattern.permutation, values, packed, None)
         return _laid_out(grad_input, grad_output)
 
     @by_slices
     def sddmm(self, pattern: SparsityPattern, grad_output: Tensor, input: Tensor) -> Tensor:  # noqa: D102
-        grad_values: Tensor = _launch().sddmm(pattern, _feature_major(grad_output), _feature_major(input))
+        grad_values: Tensor = _launch().sddmm(pattern, _packed(grad_output), _packed(input))
         return grad_values
 
     @by_slices
     def backward(  # noqa: D102
         self, pattern: SparsityPattern, values: Tensor, grad_output: Tensor, input: Tensor
     ) -> tuple[Tensor, Tensor]:
-        grad_packed, packed = _feature_major(grad_output), _feature_major(input)
+        grad_packed, packed = _packed(grad_output), _packed(input)
         if fused_is_less(pattern.nnz, input.shape[0], values.dtype, pattern.device):
             grad_input, grad_values = _launch().backward(
                 pattern.transposed, pattern.permutation, values, grad_packed, packed
@@ -94,12 +94,11 @@ def _launch() -> Any:
     return launch
 
 
-def _feature_major(activations: Tensor) -> Tensor:
+def _packed(activations: Tensor) -> Tensor:
     """(features, batch) contiguous; no copy where it lies so already."""
     return activations.t().contiguous()
 
 
 def _laid_out(result: Tensor, like: Tensor) -> Tensor:
     """(features, batch) as (batch, features), in the memory layout of other activations."""
-    feature_major = not like.is_contiguous() and like.t().is_contiguous()
-    return result.t() if feature_major else result.t().contiguous()
+    return result.t() if is_feature_major(like) else result.t().contiguous()

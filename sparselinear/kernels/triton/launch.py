@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from ...pattern import SparsityPattern
 from ..torch_sparse import accumulation_dtype
 from . import programs
-from .segments import Division, Parts, Segments, division
+from .segments import Parts, Segments, division
 from .tiles import THREADS, Tile, tile
 
 # Said outright: Triton's own default of the second is to change.
@@ -28,39 +29,33 @@ def spmm(
     Args:
         pattern: of W.
         permutation: (nnz,) position in ``values`` of each connection; None where they are in its order.
-        values: (nnz,).
+        values: (nnz,) contiguous.
         input: (in_features, batch) contiguous.
         bias: (out_features,) or None.
     """
     batch = input.shape[1]
     output = input.new_empty(pattern.out_features, batch)
-    divided, size = division(pattern), _tile(pattern, input)
-    values = values.contiguous()
+    size = _tile(pattern, input)
     bias = None if bias is None else bias.contiguous()
-
-    def run(segments: Segments, result: Tensor, added: Tensor | None) -> None:
-        programs.spmm[_grid(segments, size, batch)](
-            *_places(segments),
-            pattern.col_indices,
-            pattern.col_indices if permutation is None else permutation,
-            values,
-            input,
-            values if added is None else added,
-            result,
-            len(segments.targets),
-            batch,
-            PERMUTED=permutation is not None,
-            BIASED=added is not None,
-            **_constants(size, input, result),
-        )
-
     with torch.cuda.device_of(input):
-        if len(divided.whole.targets) and batch:
-            run(divided.whole, output, bias)
-        parts = _workspace(divided, input)
-        if parts is not None and divided.parts is not None:
-            run(divided.parts, parts, None)
-            _combine(divided.parts, parts, bias, output)
+        for segments, result in _work(pattern, output):
+            added = bias if result is output else None
+            programs.spmm[(_programs(segments, size), triton.cdiv(batch, size.width))](
+                *_places(segments),
+                pattern.col_indices,
+                pattern.col_indices if permutation is None else permutation,
+                values,
+                input,
+                values if added is None else added,
+                result,
+                len(segments.targets),
+                batch,
+                PERMUTED=permutation is not None,
+                BIASED=added is not None,
+                **_constants(size, input, result),
+            )
+            if isinstance(segments, Parts):
+                _combine(segments, result, bias, output)
     return output
 
 
@@ -72,46 +67,39 @@ def backward(
     Args:
         columns: pattern of the transpose of W.
         permutation: (nnz,) position in ``values`` of each of its connections.
-        values: (nnz,).
+        values: (nnz,) contiguous.
         grad_output: (out_features, batch) contiguous.
         input: (in_features, batch) contiguous.
     """
-    batch = input.shape[1]
-    size, divided, values = _tile(columns, grad_output), division(columns), values.contiguous()
+    batch, size = input.shape[1], _tile(columns, grad_output)
     grad_input = torch.empty_like(input)
-    stretches = range(triton.cdiv(batch, size.width))
+    stretches = triton.cdiv(batch, size.width)
     # Between stretches of the batch the sums are kept as they are; one stretch has nothing to keep.
-    dtype = values.dtype if len(stretches) == 1 else accumulation_dtype(values.dtype)
+    dtype = values.dtype if stretches == 1 else accumulation_dtype(values.dtype)
     grad_values = torch.empty_like(values, dtype=dtype)
     if not batch:
         grad_values.zero_()
-
-    def run(segments: Segments, result: Tensor, stretch: int) -> None:
-        programs.backward[(triton.cdiv(len(segments.targets), size.rows),)](
-            *_places(segments),
-            columns.col_indices,
-            permutation,
-            values,
-            grad_output,
-            input,
-            result,
-            grad_values,
-            len(segments.targets),
-            batch,
-            stretch,
-            ADDING=stretch > 0,
-            **_constants(size, input, grad_output, result),
-        )
-
+    work = _work(columns, grad_input)
     with torch.cuda.device_of(input):
-        parts = _workspace(divided, input)
-        for stretch in stretches:
-            if len(divided.whole.targets):
-                run(divided.whole, grad_input, stretch)
-            if parts is not None and divided.parts is not None:
-                run(divided.parts, parts, stretch)
-        if parts is not None and divided.parts is not None:
-            _combine(divided.parts, parts, None, grad_input)
+        for stretch, (segments, result) in product(range(stretches), work):
+            programs.backward[(_programs(segments, size),)](
+                *_places(segments),
+                columns.col_indices,
+                permutation,
+                values,
+                grad_output,
+                input,
+                result,
+                grad_values,
+                len(segments.targets),
+                batch,
+                stretch,
+                ADDING=stretch > 0,
+                **_constants(size, input, grad_output, result),
+            )
+        for segments, result in work:
+            if isinstance(segments, Parts):
+                _combine(segments, result, None, grad_input)
     return grad_input, grad_values.to(values.dtype)
 
 
@@ -128,7 +116,7 @@ def sddmm(pattern: SparsityPattern, grad_output: Tensor, input: Tensor) -> Tenso
     with torch.cuda.device_of(input):
         for segments in (divided.whole, divided.parts):
             if segments is not None and len(segments.targets):
-                programs.sddmm[(triton.cdiv(len(segments.targets), size.rows),)](
+                programs.sddmm[(_programs(segments, size),)](
                     *_places(segments),
                     pattern.col_indices,
                     grad_output,
@@ -139,6 +127,16 @@ def sddmm(pattern: SparsityPattern, grad_output: Tensor, input: Tensor) -> Tenso
                     **_constants(size, input, grad_output),
                 )
     return grad_values
+
+
+def _work(pattern: SparsityPattern, result: Tensor) -> list[tuple[Segments, Tensor]]:
+    """What is to be summed, and where to: whole rows to the result, parts to a workspace (parts, batch)."""
+    divided = division(pattern)
+    work: list[tuple[Segments, Tensor]] = [(divided.whole, result)]
+    if divided.parts is not None:
+        size, dtype = (len(divided.parts.targets), result.shape[1]), accumulation_dtype(result.dtype)
+        work.append((divided.parts, result.new_empty(size, dtype=dtype)))
+    return [(segments, into) for segments, into in work if len(segments.targets) and into.numel()]
 
 
 def _combine(parts: Parts, sums: Tensor, bias: Tensor | None, output: Tensor) -> None:
@@ -158,15 +156,6 @@ def _combine(parts: Parts, sums: Tensor, bias: Tensor | None, output: Tensor) ->
     )
 
 
-def _workspace(divided: Division, activations: Tensor) -> Tensor | None:
-    """(parts, batch) for the sums of the parts of long rows; None where there are none."""
-    batch = activations.shape[1]
-    if divided.parts is None or not batch:
-        return None
-    dtype = accumulation_dtype(activations.dtype)
-    return activations.new_empty(len(divided.parts.targets), batch, dtype=dtype)
-
-
 def _tile(pattern: SparsityPattern, gathered: Tensor) -> Tile:
     length = pattern.nnz / max(1, pattern.out_features)
     features, batch = gathered.shape
@@ -177,8 +166,8 @@ def _places(segments: Segments) -> tuple[Tensor, ...]:
     return segments.targets, segments.owners, segments.begins, segments.ends
 
 
-def _grid(segments: Segments, size: Tile, batch: int) -> tuple[int, int]:
-    return triton.cdiv(len(segments.targets), size.rows), triton.cdiv(batch, size.width)
+def _programs(segments: Segments, size: Tile) -> int:
+    return int(triton.cdiv(len(segments.targets), size.rows))
 
 
 def _constants(size: Tile, *activations: Tensor) -> dict[str, Any]:

@@ -16,7 +16,7 @@ THREADS = 128
 # 16 numbers a thread: with four of them in one load of 16 bytes, four loads are under way at a time, and sums
 # and loaded numbers still fit in registers.
 _ELEMENTS = 16 * THREADS
-_WIDEST = 64
+_WIDEST = 64  # samples: 256 bytes of float32, two lines
 # A sector of memory, the least that is fetched, has 32 bytes.
 _SECTOR = 32
 _MOST_LANES = 8
