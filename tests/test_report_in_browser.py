@@ -202,7 +202,8 @@ def test_light_and_dark_follow_the_system_until_one_is_chosen(opened: Any) -> No
     page.emulate_media(color_scheme="light")
     assert lightness() > 0.8
     button = page.locator("#theme")
-    assert button.get_attribute("aria-label") == "Show in dark colours"
+    # Waited for: the page hears of the system's change after its styles have followed.
+    sync_api.expect(button).to_have_attribute("aria-label", "Show in dark colours")
     button.click()
     assert lightness() < 0.2
     assert button.get_attribute("aria-label") == "Show in light colours"
