@@ -321,10 +321,10 @@ def test_dense_patterns(case: Case, batch: int, dtype: torch.dtype) -> None:
 
 @pytest.fixture(scope="module")
 def millions() -> SparsityPattern:
-    """Little more than 2**22 connections, from which on values are permuted in blocks of 1024 rows."""
+    """Little more than 2**22 connections: 8 MiB of bfloat16, from which on values are permuted in blocks."""
     pattern = interop.to_pattern(random_matrix(2053, 4103, 0.505))
     assert 2**22 < pattern.nnz < 2**22 + 2**17
-    assert pattern.nnz % 3 == 2  # the last of three blocks is longer
+    assert pattern.nnz % 3 == 2  # the last of three blocks of bfloat16 is longer
     return pattern
 
 

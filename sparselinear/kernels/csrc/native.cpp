@@ -167,7 +167,7 @@ template <class S, class I>
 void run_spmm(const Structure& w, const Tensor& values, const I* order, const Tensor& input, const S* bias,
               const Tensor& output) {
   using A = Accumulator<S>;
-  const Ordered<A, S, I> ordered(offsets_of<I>(w.offsets), read<S>(values), order, input.size(1));
+  const Ordered<A, S, I> ordered(offsets_of<I>(w.offsets), read<S>(values), order);
   spmm(plan_for<A, I>(input, w.count(), w.nnz(), kFarForward),
        sparse<A, I>(w.offsets, w.index, ordered.data()), to_read<S>(input), bias, to_write<S>(output));
 }
@@ -186,7 +186,7 @@ void run_sddmm(const Structure& rows, const Tensor& grad_output, const Tensor& i
   backward(plan_for<A, I>(input, rows.count(), rows.nnz(), kFarBackward),
            sparse<A, I>(rows.offsets, rows.index, static_cast<const A*>(nullptr)), false, gathered, own,
            Activations<S>{}, dots.data());
-  dots.deliver(rows.count());
+  dots.deliver();
 }
 
 // Both gradients in one pass over the columns of W.
@@ -195,13 +195,12 @@ void run_backward(const Structure& columns, const I* order, const Tensor& values
                   const Tensor& input, const Tensor& grad_input, const Tensor& grad_values) {
   using A = Accumulator<S>;
   const auto offsets = offsets_of<I>(columns.offsets);
-  const int64_t rows = grad_output.size(1);
-  const Ordered<A, S, I> ordered(offsets, read<S>(values), order, rows);
+  const Ordered<A, S, I> ordered(offsets, read<S>(values), order);
   const Dots<A, S, I> dots(offsets, order, static_cast<S*>(grad_values.mutable_data_ptr()));
   backward(plan_for<A, I>(grad_output, columns.count(), columns.nnz(), kFarBackward),
            sparse<A, I>(columns.offsets, columns.index, ordered.data()), true, to_read<S>(grad_output),
            to_read<S>(input), to_write<S>(grad_input), dots.data());
-  dots.deliver(rows);
+  dots.deliver();
 }
 
 // Calls f(Type<S>(), Type<I>()) for the types of values and of indices.
