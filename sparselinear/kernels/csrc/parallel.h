@@ -1,4 +1,4 @@
-// How work is shared among torch's threads: tasks drawn from one counter.
+// How work is shared among torch's threads: tasks, in ranges that threads begin with and share at the end.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -6,11 +6,14 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <vector>
 
 namespace sparselinear {
 
-// Runs task(0) ... task(count - 1), each once, on torch's own pool. Which thread runs which is left to
-// chance, so a core that is busy elsewhere delays one task and not its share: nothing may depend on it.
+// Runs task(0) ... task(count - 1), each once, on torch's own pool. Each thread begins with a range of its
+// own, in order, so that tasks that meet the same memory again meet it in the same cache; when it is through,
+// it helps the others with theirs, so a core that is busy elsewhere delays one task and not its share. Which
+// thread runs which is thus left to chance: nothing may depend on it.
 template <class Task>
 void for_each_task(int64_t count, const Task& task) {
   const int64_t threads = std::min<int64_t>(torch::stable::get_num_threads(), count);
@@ -18,9 +21,17 @@ void for_each_task(int64_t count, const Task& task) {
     for (int64_t i = 0; i < count; ++i) task(i);
     return;
   }
-  std::atomic<int64_t> next{0};
-  torch::stable::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
-    for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;) task(i);
+  struct alignas(64) Next {
+    std::atomic<int64_t> task;
+  };
+  std::vector<Next> next(threads);
+  const auto begin_of = [&](int64_t range) { return count * range / threads; };
+  for (int64_t r = 0; r < threads; ++r) next[r].task = begin_of(r);
+  torch::stable::parallel_for(0, threads, 1, [&](int64_t first, int64_t) {
+    for (int64_t r = 0; r < threads; ++r) {
+      const int64_t range = (first + r) % threads, end = begin_of(range + 1);
+      for (int64_t i; (i = next[range].task.fetch_add(1, std::memory_order_relaxed)) < end;) task(i);
+    }
   });
 }
 
