@@ -49,47 +49,6 @@ inline void weighted_sum(const Panel<A>& panel, const Sparse<A, I>& w, int64_t f
   }
 }
 
-// sum = as above over the panel of grad_output, and dots[k] (+)= row index[k] . x. Each row is loaded once.
-template <int L, int V, bool kSum, class A, class I>
-inline void sum_and_dots(const Panel<A>& panel, const Sparse<A, I>& w, int64_t first, int64_t last,
-                         const A* x, A* sum, bool add_dots, A* dots) {
-  using Vec = Vector<A, L>;
-  Vec column[V], total[V] = {};
-#pragma GCC unroll 8
-  for (int v = 0; v < V; ++v) column[v] = load<L>(x + v * L);
-  const auto step = [&](int64_t k) __attribute__((always_inline)) {
-    const A* row = panel.row(w.index[k]);
-    A value = 0;
-    if constexpr (kSum) value = w.values[k];
-    Vec even = {}, odd = {};
-#pragma GCC unroll 8
-    for (int v = 0; v < V; ++v) {
-      Vec y = load<L>(row + v * L);
-      keep_in_register(y);
-      if constexpr (kSum) total[v] += value * y;
-      (v % 2 ? odd : even) += column[v] * y;
-    }
-    return V > 1 ? even + odd : even;
-  };
-  int64_t k = first;
-  for (; k + L <= last; k += L) {
-    if (panel.far) fetch<L * V>(panel, w, k + kAhead, L);
-    Vec found = sums<A, L, L>(0, [&](int j) __attribute__((always_inline)) { return step(k + j); });
-    if (add_dots) found += load<L>(dots + k);
-    store<L, A>(dots + k, found);
-  }
-  if (k < last) {
-    if (panel.far) fetch<L * V>(panel, w, k + kAhead, static_cast<int>(last - k));
-    Vec rest[L] = {};
-    for (int64_t j = 0; k + j < last; ++j) rest[j] = step(k + j);
-    const Vec found = sums<A, L, L>(0, [&](int j) __attribute__((always_inline)) { return rest[j]; });
-    for (int64_t j = 0; k + j < last; ++j) dots[k + j] = add_dots ? dots[k + j] + found[j] : found[j];
-  }
-  if constexpr (kSum)
-#pragma GCC unroll 8
-    for (int v = 0; v < V; ++v) store<L, A>(sum + v * L, total[v]);
-}
-
 // The rows of W take turns at a block of the panel in the first-level cache, one run of connections each.
 // At densities of 40 to 60 % that took 0.6 of the time of whole rows (4096 x 4096, batch 256).
 template <int L, int V, class A, class I>
@@ -120,12 +79,67 @@ void multiply(const Panel<A>& panel, const Sparse<A, I>& w, Span<I> span, A* sum
     weighted_sum<L, V>(panel, w, span.offsets[r], span.offsets[r + 1], false, sums + r * L * V);
 }
 
+// Each row of the panel is loaded once, for both results. A dot product comes out of the loop as a vector,
+// and L of them in a row are added up together, also where they belong to several rows of W: most graphs have
+// fewer than L connections in a row.
 template <int L, int V, bool kSum, class A, class I>
 void multiply_and_dot(const Panel<A>& panel, const Sparse<A, I>& w, Span<I> span, const A* x, bool add,
                       A* sums, A* dots) {
+  using Vec = Vector<A, L>;
+  Vec waiting[L];
+  int count = 0;  // of those in `waiting`, the connections before k
+  int64_t k = span.offsets[0];
+  const auto found_in_waiting = [&] {
+    return sparselinear::sums<A, L, L>(0, [&](int j) __attribute__((always_inline)) { return waiting[j]; });
+  };
+  const auto keep = [&](int64_t at, Vec found) __attribute__((always_inline)) {
+    if (add) found += load<L>(dots + at);
+    store<L, A>(dots + at, found);
+  };
   for (int64_t r = 0; r < span.rows; ++r) {
-    const int64_t at = r * L * V;
-    sum_and_dots<L, V, kSum>(panel, w, span.offsets[r], span.offsets[r + 1], x + at, sums + at, add, dots);
+    Vec column[V], total[V] = {};
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) column[v] = load<L>(x + (r * V + v) * L);
+    const auto step = [&](int64_t k) __attribute__((always_inline)) {
+      const A* row = panel.row(w.index[k]);
+      A value = 0;
+      if constexpr (kSum) value = w.values[k];
+      Vec even = {}, odd = {};
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) {
+        Vec y = load<L>(row + v * L);
+        keep_in_register(y);
+        if constexpr (kSum) total[v] += value * y;
+        (v % 2 ? odd : even) += column[v] * y;
+      }
+      return V > 1 ? even + odd : even;
+    };
+    for (const int64_t last = span.offsets[r + 1]; k < last;) {
+      const int64_t run = std::min(last - k, static_cast<int64_t>(L - count));
+      if (panel.far) fetch<L * V>(panel, w, k + kAhead, static_cast<int>(run));
+      if (run == L) {
+        keep(k, sparselinear::sums<A, L, L>(
+                    0, [&](int j) __attribute__((always_inline)) { return step(k + j); }));
+        k += L;
+        continue;
+      }
+      for (const int64_t stop = k + run; k < stop; ++k) waiting[count++] = step(k);
+      if (count == L) {
+        keep(k - L, found_in_waiting());
+        count = 0;
+      }
+    }
+    if constexpr (kSum)
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) store<L, A>(sums + (r * V + v) * L, total[v]);
+  }
+  if (count > 0) {
+    std::fill(waiting + count, waiting + L, Vec{});
+    const Vec found = found_in_waiting();
+    for (int j = 0; j < count; ++j) {
+      A& dot = dots[k - count + j];
+      dot = add ? dot + found[j] : found[j];
+    }
   }
 }
 
