@@ -26,18 +26,28 @@ struct Span {
   int64_t rows;
 };
 
-// The loops for one width of panels. `sums` and the other results have a row of `width` for each row of
-// the span.
+// Rows of `width` numbers, one for each row of a span: of a tile, or of activations that lie so.
+template <class A>
+struct Rows {
+  A* data;
+  int64_t stride;
+  A* row(int64_t r) const {
+    return data + r * stride;
+  }
+};
+
+// The loops for one width of panels.
 template <class A, class I>
 struct Micro {
   int lanes, width;
   // sums = W panel
-  void (*multiply)(const Panel<A>&, const Sparse<A, I>&, Span<I>, A* sums);
-  // sums = W panel, and dots[k] (+)= panel row index[k] . x row of connection k, in one pass.
-  void (*multiply_and_dot)(const Panel<A>&, const Sparse<A, I>&, Span<I>, const A* x, bool add, A* sums,
-                           A* dots);
+  void (*multiply)(const Panel<A>&, const Sparse<A, I>&, Span<I>, Rows<A> sums);
+  // sums = W panel, and dots[k] (+)= panel row index[k] . row of x of connection k, in one pass.
+  void (*multiply_and_dot)(const Panel<A>&, const Sparse<A, I>&, Span<I>, Rows<const A> x, bool add,
+                           Rows<A> sums, A* dots);
   // The dot products alone; there need be no values.
-  void (*dot)(const Panel<A>&, const Sparse<A, I>&, Span<I>, const A* x, bool add, A* sums, A* dots);
+  void (*dot)(const Panel<A>&, const Sparse<A, I>&, Span<I>, Rows<const A> x, bool add, Rows<A> sums,
+              A* dots);
 };
 
 // For 1, 4, 8, ... lanes, up to kLanes<A>, of which there are then 1 to 4 vectors.

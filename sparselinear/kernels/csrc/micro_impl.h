@@ -52,7 +52,7 @@ inline void weighted_sum(const Panel<A>& panel, const Sparse<A, I>& w, int64_t f
 // The rows of W take turns at a block of the panel in the first-level cache, one run of connections each.
 // At densities of 40 to 60 % that took 0.6 of the time of whole rows (4096 x 4096, batch 256).
 template <int L, int V, class A, class I>
-void multiply_in_blocks(const Panel<A>& panel, const Sparse<A, I>& w, Span<I> span, A* sums) {
+void multiply_in_blocks(const Panel<A>& panel, const Sparse<A, I>& w, Span<I> span, Rows<A> sums) {
   I place[kBlock];
   std::copy(span.offsets, span.offsets + span.rows, place);
   for (int64_t from = 0; from < panel.features; from += panel.block) {
@@ -66,25 +66,25 @@ void multiply_in_blocks(const Panel<A>& panel, const Sparse<A, I>& w, Span<I> sp
         __builtin_prefetch(index + run + i);
         __builtin_prefetch(w.values + place[r] + run + i);
       }
-      weighted_sum<L, V>(panel, w, place[r], place[r] + run, from > 0, sums + r * L * V);
+      weighted_sum<L, V>(panel, w, place[r], place[r] + run, from > 0, sums.row(r));
       place[r] += run;
     }
   }
 }
 
 template <int L, int V, class A, class I>
-void multiply(const Panel<A>& panel, const Sparse<A, I>& w, Span<I> span, A* sums) {
+void multiply(const Panel<A>& panel, const Sparse<A, I>& w, Span<I> span, Rows<A> sums) {
   if (panel.block && span.rows > 1) return multiply_in_blocks<L, V>(panel, w, span, sums);
   for (int64_t r = 0; r < span.rows; ++r)
-    weighted_sum<L, V>(panel, w, span.offsets[r], span.offsets[r + 1], false, sums + r * L * V);
+    weighted_sum<L, V>(panel, w, span.offsets[r], span.offsets[r + 1], false, sums.row(r));
 }
 
 // Each row of the panel is loaded once, for both results. A dot product comes out of the loop as a vector,
 // and L of them in a row are added up together, also where they belong to several rows of W: most graphs have
 // fewer than L connections in a row.
 template <int L, int V, bool kSum, class A, class I>
-void multiply_and_dot(const Panel<A>& panel, const Sparse<A, I>& w, Span<I> span, const A* x, bool add,
-                      A* sums, A* dots) {
+void multiply_and_dot(const Panel<A>& panel, const Sparse<A, I>& w, Span<I> span, Rows<const A> x, bool add,
+                      Rows<A> sums, A* dots) {
   using Vec = Vector<A, L>;
   Vec waiting[L];
   int count = 0;  // of those in `waiting`, the connections before k
@@ -99,7 +99,7 @@ void multiply_and_dot(const Panel<A>& panel, const Sparse<A, I>& w, Span<I> span
   for (int64_t r = 0; r < span.rows; ++r) {
     Vec column[V], total[V] = {};
 #pragma GCC unroll 8
-    for (int v = 0; v < V; ++v) column[v] = load<L>(x + (r * V + v) * L);
+    for (int v = 0; v < V; ++v) column[v] = load<L>(x.row(r) + v * L);
     const auto step = [&](int64_t k) __attribute__((always_inline)) {
       const A* row = panel.row(w.index[k]);
       A value = 0;
@@ -131,7 +131,7 @@ void multiply_and_dot(const Panel<A>& panel, const Sparse<A, I>& w, Span<I> span
     }
     if constexpr (kSum)
 #pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) store<L, A>(sums + (r * V + v) * L, total[v]);
+      for (int v = 0; v < V; ++v) store<L, A>(sums.row(r) + v * L, total[v]);
   }
   if (count > 0) {
     std::fill(waiting + count, waiting + L, Vec{});

@@ -35,6 +35,21 @@ void share(const Panels<A, S>& panels, const Sparse<A, I>& w, const std::vector<
     panels.shared(chunks.size(), each, done);
 }
 
+// Where the numbers of a slice for rows first to last of `activations` lie as the loops want them: nothing
+// has to be packed, or unpacked, there.
+template <class A, class S>
+bool in_rows(const Activations<S>& activations, const Slice& slice, int64_t width) {
+  return std::is_same_v<std::remove_const_t<S>, A> && activations.feature_major() && slice.count == width;
+}
+
+template <class A, class S>
+Rows<A> rows_of(const Activations<S>& activations, const Slice& slice, int64_t first) {
+  if constexpr (std::is_convertible_v<S*, A*>)
+    return {activations.at(slice.sample, first), activations.feature_stride};
+  else
+    return {};
+}
+
 template <class A, class S, class I>
 void spmm(const Plan<A, I>& plan, const Sparse<A, I>& w, const Activations<const S>& input, const S* bias,
           const Activations<S>& output) {
@@ -47,13 +62,18 @@ void spmm(const Plan<A, I>& plan, const Sparse<A, I>& w, const Activations<const
       alignas(64) A tile[kBlock * kMostWidth];
       for (int64_t stop; first < last; first = stop) {
         stop = std::min(last, (first / kBlock + 1) * kBlock);
-        plan.micro.multiply(panel, w, {w.offsets + first, stop - first}, tile);
+        const Span<I> span{w.offsets + first, stop - first};
+        if (!bias && in_rows<A>(output, slice, width)) {
+          plan.micro.multiply(panel, w, span, rows_of<A>(output, slice, first));
+          continue;
+        }
+        plan.micro.multiply(panel, w, span, {tile, width});
         packing.unpack(tile, width, first, stop, slice.sample, slice.count, bias, output);
       }
     };
     walk(w, chunks[chunk], rows, [&](bool at_end, int64_t, int64_t first, int64_t last) {
       const I ends[] = {static_cast<I>(first), static_cast<I>(last)};
-      plan.micro.multiply(panel, w, {ends, 1}, pieces.at(chunk, at_end));
+      plan.micro.multiply(panel, w, {ends, 1}, {pieces.at(chunk, at_end), width});
     });
   };
   const auto finish = [&](const Slice& slice, Pieces<A>& pieces) {
@@ -88,15 +108,20 @@ void backward(const Plan<A, I>& plan, const Sparse<A, I>& w, bool sum,
     const auto rows = [&](int64_t first, int64_t last) {
       for (int64_t stop; first < last; first = stop) {
         stop = std::min(last, (first / kBlock + 1) * kBlock);
-        packing.pack(input, first, stop, slice.sample, slice.count, x, width);
-        loop(panel, w, {w.offsets + first, stop - first}, x, add, tile, dots);
-        if (sum) packing.unpack(tile, width, first, stop, slice.sample, slice.count, nullptr, grad_input);
+        const bool from_tile = !in_rows<A>(input, slice, width),
+                   to_tile = sum && !in_rows<A>(grad_input, slice, width);
+        const Rows<A> rows{tile, width};
+        if (from_tile) packing.pack(input, first, stop, slice.sample, slice.count, x, width);
+        loop(panel, w, {w.offsets + first, stop - first},
+             from_tile ? Rows<const A>{x, width} : rows_of<const A>(input, slice, first), add,
+             to_tile || !sum ? rows : rows_of<A>(grad_input, slice, first), dots);
+        if (to_tile) packing.unpack(tile, width, first, stop, slice.sample, slice.count, nullptr, grad_input);
       }
     };
     walk(w, chunks[chunk], rows, [&](bool at_end, int64_t row, int64_t first, int64_t last) {
       const I ends[] = {static_cast<I>(first), static_cast<I>(last)};
       packing.pack(input, row, row + 1, slice.sample, slice.count, x, width);
-      loop(panel, w, {ends, 1}, x, add, pieces.at(chunk, at_end), dots);
+      loop(panel, w, {ends, 1}, {x, width}, add, {pieces.at(chunk, at_end), width}, dots);
     });
   };
   const auto finish = [&](const Slice& slice, Pieces<A>& pieces) {
