@@ -87,7 +87,7 @@ void multiply_and_dot(const Panel<A>& panel, const Sparse<A, I>& w, Span<I> span
                       Rows<A> sums, A* dots) {
   using Vec = Vector<A, L>;
   Vec waiting[L];
-  int count = 0;  // of those in `waiting`, the connections before k
+  int count = 0;  // of those in `waiting`, which are the last before k
   int64_t k = span.offsets[0];
   const auto found_in_waiting = [&] {
     return sparselinear::sums<A, L, L>(0, [&](int j) __attribute__((always_inline)) { return waiting[j]; });

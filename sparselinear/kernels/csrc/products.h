@@ -35,13 +35,14 @@ void share(const Panels<A, S>& panels, const Sparse<A, I>& w, const std::vector<
     panels.shared(chunks.size(), each, done);
 }
 
-// Where the numbers of a slice for rows first to last of `activations` lie as the loops want them: nothing
-// has to be packed, or unpacked, there.
+// Whether the numbers of a slice lie in `activations` as the loops read and write them, so that none go by
+// way of a tile.
 template <class A, class S>
 bool in_rows(const Activations<S>& activations, const Slice& slice, int64_t width) {
   return std::is_same_v<std::remove_const_t<S>, A> && activations.feature_major() && slice.count == width;
 }
 
+// Their rows from `first` on.
 template <class A, class S>
 Rows<A> rows_of(const Activations<S>& activations, const Slice& slice, int64_t first) {
   if constexpr (std::is_convertible_v<S*, A*>)
@@ -108,14 +109,18 @@ void backward(const Plan<A, I>& plan, const Sparse<A, I>& w, bool sum,
     const auto rows = [&](int64_t first, int64_t last) {
       for (int64_t stop; first < last; first = stop) {
         stop = std::min(last, (first / kBlock + 1) * kBlock);
-        const bool from_tile = !in_rows<A>(input, slice, width),
-                   to_tile = sum && !in_rows<A>(grad_input, slice, width);
-        const Rows<A> rows{tile, width};
-        if (from_tile) packing.pack(input, first, stop, slice.sample, slice.count, x, width);
-        loop(panel, w, {w.offsets + first, stop - first},
-             from_tile ? Rows<const A>{x, width} : rows_of<const A>(input, slice, first), add,
-             to_tile || !sum ? rows : rows_of<A>(grad_input, slice, first), dots);
-        if (to_tile) packing.unpack(tile, width, first, stop, slice.sample, slice.count, nullptr, grad_input);
+        Rows<const A> own{x, width};
+        Rows<A> sums{tile, width};
+        const bool packed = !in_rows<A>(input, slice, width),
+                   unpacked = sum && !in_rows<A>(grad_input, slice, width);
+        if (packed)
+          packing.pack(input, first, stop, slice.sample, slice.count, x, width);
+        else
+          own = rows_of<const A>(input, slice, first);
+        if (sum && !unpacked) sums = rows_of<A>(grad_input, slice, first);
+        loop(panel, w, {w.offsets + first, stop - first}, own, add, sums, dots);
+        if (unpacked)
+          packing.unpack(tile, width, first, stop, slice.sample, slice.count, nullptr, grad_input);
       }
     };
     walk(w, chunks[chunk], rows, [&](bool at_end, int64_t row, int64_t first, int64_t last) {
