@@ -100,7 +100,7 @@ def test_description() -> None:
 def test_own_work_is_not_other_work(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = {"wall": 100.0, "own": 7.0, "busy": 5000.0}
     monkeypatch.setattr("time.perf_counter", lambda: clock["wall"])
-    monkeypatch.setattr("time.process_time", lambda: clock["own"])
+    monkeypatch.setattr(machine, "_own_seconds", lambda: clock["own"])
     monkeypatch.setattr(machine, "_busy_seconds", lambda: clock["busy"])
     others = machine.OtherWork()
     clock.update(wall=110.0, own=27.0, busy=5035.0)  # 10 s, in which this process took 20 of 35 s of work
@@ -110,6 +110,13 @@ def test_own_work_is_not_other_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "_busy_seconds", lambda: None)
     assert others.cores() is None
     assert machine.OtherWork().cores() is None
+
+
+def test_work_of_programs_that_were_run_is_own_work() -> None:
+    before = machine._own_seconds()
+    busy = "import time\nwhile time.process_time() < 0.3: pass"
+    subprocess.run([sys.executable, "-c", busy], check=True)
+    assert machine._own_seconds() - before >= 0.3 - 0.02  # a tick or two
 
 
 def test_busy_seconds(tmp_path: Path) -> None:

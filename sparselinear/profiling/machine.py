@@ -118,7 +118,7 @@ class OtherWork:
     """How many cores other programs kept busy since this was made, or a virtual machine withheld."""
 
     def __init__(self) -> None:
-        self._start = time.perf_counter(), time.process_time(), _busy_seconds()
+        self._start = time.perf_counter(), _own_seconds(), _busy_seconds()
 
     def cores(self) -> float | None:
         """Cores, on average; None where the system does not tell."""
@@ -126,12 +126,17 @@ class OtherWork:
         now = _busy_seconds()
         if busy is None or now is None:
             return None
-        return max(0.0, (now - busy - (time.process_time() - own)) / (time.perf_counter() - wall))
+        return max(0.0, (now - busy - (_own_seconds() - own)) / (time.perf_counter() - wall))
 
 
 def disturbs(others: float | None, cores: int | None, threads: int) -> bool:
     """Whether programs that kept ``others`` cores busy wanted some that ``threads`` of ours were using."""
     return bool(cores and others and others > 0.25 and threads + others > cores + 0.25)
+
+
+def _own_seconds() -> float:
+    """Seconds of work of this process, and of the programs it has run and waited for."""
+    return sum(os.times()[:4])
 
 
 def _busy_seconds(stat: Path = Path("/proc/stat")) -> float | None:
