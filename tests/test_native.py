@@ -595,7 +595,7 @@ FOUND = sorted(p for p in Path(FOLDER).rglob("*") if p.suffix in interop.FORMATS
 
 def check_file(path: Path, *dtypes: torch.dtype) -> None:
     pattern = interop.to_pattern(interop.load_adjacency(path))
-    for batch in (1, 50):
+    for batch in (1, 50, 64):  # 64 samples fill the vectors of every width of panel
         for dtype in dtypes:
             given = arguments(pattern, batch, dtype)
             truth = sparse_oracle(pattern, *given)
