@@ -32,6 +32,8 @@ def main() -> int:
     )
     parser.add_argument("--rounds", type=int, default=15, help="samples of each side (default 15)")
     rounds = parser.parse_args().rounds
+    if rounds < 2:
+        parser.error(f"expected at least 2 rounds, for quartiles; got {rounds}")
     slower = False
     for size, density, batch in LAYERS:
         sparse = SparseLinear(size, size, random_pattern((size, size), round(density * size * size), 0))
