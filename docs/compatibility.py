@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "compatibility.md"
 CHOSEN = "as chosen"
 ON_CPU = "native", "torch", "embedding_bag", "gather"
+NOT_COUNTED = "amx"
 ON_GPU = "those of a GPU", "where there is a GPU"
 SECTIONS = (
     "Compiling and exporting",
@@ -46,7 +47,8 @@ the rows against the tests that there are.
 
 *Kernels*: those that the tests force, one after the other ([Kernels](kernels.md)). "{chosen}": the choice is
 left to the library, which took `native`, or nothing is multiplied. *Tests*: their number. "{gpu}":
-these tests were not part of that run, as they need one.
+these tests were not part of that run, as they need one. Where a processor has the matrix unit that `amx`
+needs, most of these tests run with that kernel as well; they are not counted.
 """
 
 
@@ -96,8 +98,12 @@ def _parameters(item: pytest.Item) -> dict[str, Any]:
 
 
 def _cells(items: list[pytest.Item]) -> tuple[str, str]:
-    """Kernels and number of tests; those on a GPU do not count, as there are more of them where one is."""
-    here = [item for item in items if item.get_closest_marker("cuda") is None]
+    """Kernels and number of tests; those on a GPU or on amx do not count, as not every machine has them."""
+    here = [
+        item
+        for item in items
+        if item.get_closest_marker("cuda") is None and _parameters(item).get("kernel") != NOT_COUNTED
+    ]
     if not here:
         return ON_GPU
     forced = {_parameters(item).get("kernel") for item in here}

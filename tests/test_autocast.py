@@ -21,6 +21,7 @@ each_device = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", mar
 each_kernel = pytest.mark.parametrize(
     ("device", "kernel"),
     [("cpu", name) for name in ("native", "torch", "embedding_bag", "gather")]
+    + [("cpu", "amx") for problem in [kernels.available()["amx"]] if problem is None]
     + [pytest.param("cuda", name, marks=on_cuda) for name in ("torch", "triton", "gather")],
 )
 each_half = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)

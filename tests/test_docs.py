@@ -73,7 +73,7 @@ def test_examples_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_what_works_is_what_the_tests_say() -> None:
-    if any(why for name, why in kernels.available().items() if name != "triton"):
+    if any(why for name, why in kernels.available().items() if name not in ("triton", "amx")):
         pytest.skip("the page tells of every kernel, and not all of them run here")
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     found = subprocess.run(
@@ -112,7 +112,12 @@ def _item(on_gpu: bool = False, **parameters: object) -> SimpleNamespace:
 
 def test_rows_of_what_works(compatibility: ModuleType) -> None:
     table, section = compatibility.Table(), compatibility.SECTIONS[0]
-    both = [_item(kernel="gather"), _item(kernel="native"), _item(kernel="torch", on_gpu=True)]
+    both = [
+        _item(kernel="gather"),
+        _item(kernel="native"),
+        _item(kernel="torch", on_gpu=True),
+        _item(kernel="amx"),
+    ]
     for feature, items in {"a": both, "b": [_item(on_gpu=True)], "c": [_item()]}.items():
         table.rows[section, feature] = items
     rows = [line for line in table.lines() if line.startswith("| ")]

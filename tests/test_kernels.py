@@ -27,6 +27,7 @@ STEPS = {
     "embedding_bag": ["product", "product", "sample"],
     "gather": ["product", "product", "sample"],
     "native": ["spmm", "backward"],
+    "amx": ["spmm", "backward"],
 }
 each_kernel = pytest.mark.parametrize("name", STEPS)
 
@@ -155,10 +156,10 @@ def test_without_fbgemm_torch_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("compiled")
 def test_available_tells_of_every_kernel() -> None:
-    assert kernels.available().keys() == {"torch", "embedding_bag", "gather", "native", "triton"}
+    assert kernels.available().keys() == {"torch", "embedding_bag", "gather", "native", "amx", "triton"}
     assert kernels.available("cpu", torch.float64)["torch"] is None
     assert "float64" in str(kernels.available("cpu", torch.float64)["embedding_bag"])
-    for name in ("embedding_bag", "native"):
+    for name in ("embedding_bag", "native", "amx"):
         assert "CPU only" in str(kernels.available("meta")[name])
 
 

@@ -12,6 +12,7 @@ import torch
 from ..checks import device as checked_device
 from ..checks import floating_dtype, message
 from ..pattern import SparsityPattern
+from .amx import AmxKernel, dense_from, least_density
 from .base import Kernel
 from .embedding_bag import EmbeddingBagKernel
 from .gather import GatherKernel
@@ -20,8 +21,8 @@ from .torch_sparse import TorchKernel
 from .triton import TritonKernel
 
 _TORCH, _EMBEDDING_BAG, _GATHER = TorchKernel(), EmbeddingBagKernel(), GatherKernel()
-_NATIVE, _TRITON = NativeKernel(), TritonKernel()
-_FAMILY: dict[str, Kernel] = {k.name: k for k in (_TORCH, _EMBEDDING_BAG, _GATHER, _NATIVE, _TRITON)}
+_NATIVE, _AMX, _TRITON = NativeKernel(), AmxKernel(), TritonKernel()
+_FAMILY: dict[str, Kernel] = {k.name: k for k in (_TORCH, _EMBEDDING_BAG, _GATHER, _NATIVE, _AMX, _TRITON)}
 _forced: ContextVar[Kernel | None] = ContextVar("sparselinear_kernel", default=None)
 
 # Where there is no native kernel: from this batch on FBGEMM's product is the faster one. MKL's time over
@@ -76,7 +77,7 @@ def use(name: str) -> Iterator[None]:
     Backward runs the kernel that ran forward, wherever it is called.
 
     Args:
-        name: ``"native"``, ``"triton"``, ``"torch"``, ``"embedding_bag"`` or ``"gather"``.
+        name: ``"native"``, ``"amx"``, ``"triton"``, ``"torch"``, ``"embedding_bag"`` or ``"gather"``.
 
     Raises:
         ValueError: there is no kernel of that name.
@@ -108,7 +109,7 @@ def _decide(pattern: SparsityPattern, dtype: torch.dtype, batch: int) -> tuple[K
         return _TORCH, "cuSPARSE"
     missing = _NATIVE.unavailable(device, dtype)
     if missing is None:
-        return _NATIVE, "compiled for this CPU, first choice there"
+        return _by_connections_or_tiles(pattern, dtype, batch)
     problem = _EMBEDDING_BAG.unavailable(device, dtype)
     if problem:
         return _TORCH, f"{problem} ({missing})"
@@ -116,3 +117,13 @@ def _decide(pattern: SparsityPattern, dtype: torch.dtype, batch: int) -> tuple[K
     if batch < least:
         return _TORCH, f"batch {batch} is below {least}, where MKL is as fast as FBGEMM or faster ({missing})"
     return _EMBEDDING_BAG, f"batch {batch} is {least} or more, where FBGEMM is faster than MKL ({missing})"
+
+
+def _by_connections_or_tiles(pattern: SparsityPattern, dtype: torch.dtype, batch: int) -> tuple[Kernel, str]:
+    """The native kernel, or amx where W is so dense that its matrix unit makes up for multiplying zeros."""
+    dense = dense_from(dtype)
+    least = 1 if dense is None else least_density(dense, pattern.out_features, pattern.in_features, batch)
+    if dense is None or pattern.density < least:
+        return _NATIVE, "compiled for this CPU, first choice there"
+    where = f"density {pattern.density:.0%}, batch {batch}"
+    return _AMX, f"{where}: from {least:.0%} on the matrix unit is faster than going by connections"

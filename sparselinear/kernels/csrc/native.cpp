@@ -1,55 +1,17 @@
 // The operators of the native kernel, sparselinear::spmm, sddmm and backward: from tensors to the products of
 // products.h and outer.h, instantiated for each type of values, activations and indices.
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
 #include <unistd.h>
 
-#include <optional>
 #include <tuple>
 
 #include "outer.h"
 #include "permute.h"
 #include "products.h"
+#include "tensors.h"
 
 namespace sparselinear {
 namespace {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-
-template <class T>
-struct Type {
-  using type = T;
-};
-
-template <class F>
-void with_scalar(ScalarType dtype, const F& f) {
-  switch (dtype) {
-    case ScalarType::Float:
-      return f(Type<float>());
-    case ScalarType::Double:
-      return f(Type<double>());
-    case ScalarType::BFloat16:
-      return f(Type<BFloat16>());
-    case ScalarType::Half:
-      return f(Type<Float16>());
-    default:
-      STD_TORCH_CHECK(false, "expected float32, float64, bfloat16 or float16");
-  }
-}
-
-template <class F>
-void with_index(ScalarType dtype, const F& f) {
-  switch (dtype) {
-    case ScalarType::Int:
-      return f(Type<int32_t>());
-    case ScalarType::Long:
-      return f(Type<int64_t>());
-    default:
-      STD_TORCH_CHECK(false, "expected int32 or int64 indices");
-  }
-}
 
 // Bytes of a cache line.
 constexpr int64_t kLine = 64;
@@ -64,10 +26,6 @@ int64_t cache_size(int level) {
 #endif
   };
   return sizes[level - 1] > 0 ? sizes[level - 1] : level == 1 ? 32 << 10 : 1 << 20;
-}
-
-bool feature_major(const Tensor& t) {
-  return !t.is_contiguous() && t.stride(0) == 1;
 }
 
 // Panels (kernels/panels.py has the same rule) for this many samples and features that are gathered: wide
@@ -103,33 +61,6 @@ Plan<A, I> plan_for(const Tensor& gathered, int64_t rows, int64_t nnz, int64_t f
 // four, for hubs stay in the cache longer; backward 73 and 66, for there each panel costs a pass over the
 // dots.
 constexpr int64_t kFarForward = 2, kFarBackward = 4;
-
-// What is only read is asked for as such: else torch would make a copy of a lazy clone (copy on write).
-template <class T>
-const T* read(const Tensor& t) {
-  return static_cast<const T*>(t.const_data_ptr());
-}
-
-template <class T>
-const T* read(const std::optional<Tensor>& t) {
-  return t ? read<T>(*t) : nullptr;
-}
-
-template <class S>
-Activations<const S> to_read(const Tensor& t) {
-  return {read<S>(t), t.size(0), t.size(1), t.stride(0), t.stride(1)};
-}
-
-template <class S>
-Activations<S> to_write(const Tensor& t) {
-  return {static_cast<S*>(t.mutable_data_ptr()), t.size(0), t.size(1), t.stride(0), t.stride(1)};
-}
-
-Tensor empty_activations(const Tensor& like, int64_t features) {
-  const int64_t batch = like.size(0);
-  if (!feature_major(like)) return torch::stable::new_empty(like, {batch, features});
-  return torch::stable::transpose(torch::stable::new_empty(like, {features, batch}), 0, 1);
-}
 
 template <class I>
 Offsets<I> offsets_of(const Tensor& offsets) {
@@ -201,14 +132,6 @@ void run_backward(const Structure& columns, const I* order, const Tensor& values
            sparse<A, I>(columns.offsets, columns.index, ordered.data()), true, to_read<S>(grad_output),
            to_read<S>(input), to_write<S>(grad_input), dots.data());
   dots.deliver();
-}
-
-// Calls f(Type<S>(), Type<I>()) for the types of values and of indices.
-template <class F>
-void with_types(const Tensor& values, const Tensor& index, const F& f) {
-  with_scalar(values.scalar_type(), [&](auto scalar) {
-    with_index(index.scalar_type(), [&](auto integer) { f(scalar, integer); });
-  });
 }
 
 Tensor spmm_operator(const Tensor& offsets, const Tensor& index, const Tensor& values,

@@ -1,0 +1,88 @@
+// Tensors as the products see them: typed pointers, sizes and strides, and results of the same memory layout.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <optional>
+
+#include "packing.h"
+
+namespace sparselinear {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+template <class T>
+struct Type {
+  using type = T;
+};
+
+template <class F>
+void with_scalar(ScalarType dtype, const F& f) {
+  switch (dtype) {
+    case ScalarType::Float:
+      return f(Type<float>());
+    case ScalarType::Double:
+      return f(Type<double>());
+    case ScalarType::BFloat16:
+      return f(Type<BFloat16>());
+    case ScalarType::Half:
+      return f(Type<Float16>());
+    default:
+      STD_TORCH_CHECK(false, "expected float32, float64, bfloat16 or float16");
+  }
+}
+
+template <class F>
+void with_index(ScalarType dtype, const F& f) {
+  switch (dtype) {
+    case ScalarType::Int:
+      return f(Type<int32_t>());
+    case ScalarType::Long:
+      return f(Type<int64_t>());
+    default:
+      STD_TORCH_CHECK(false, "expected int32 or int64 indices");
+  }
+}
+
+inline bool feature_major(const Tensor& t) {
+  return !t.is_contiguous() && t.stride(0) == 1;
+}
+
+// What is only read is asked for as such: else torch would make a copy of a lazy clone (copy on write).
+template <class T>
+const T* read(const Tensor& t) {
+  return static_cast<const T*>(t.const_data_ptr());
+}
+
+template <class T>
+const T* read(const std::optional<Tensor>& t) {
+  return t ? read<T>(*t) : nullptr;
+}
+
+template <class S>
+Activations<const S> to_read(const Tensor& t) {
+  return {read<S>(t), t.size(0), t.size(1), t.stride(0), t.stride(1)};
+}
+
+template <class S>
+Activations<S> to_write(const Tensor& t) {
+  return {static_cast<S*>(t.mutable_data_ptr()), t.size(0), t.size(1), t.stride(0), t.stride(1)};
+}
+
+inline Tensor empty_activations(const Tensor& like, int64_t features) {
+  const int64_t batch = like.size(0);
+  if (!feature_major(like)) return torch::stable::new_empty(like, {batch, features});
+  return torch::stable::transpose(torch::stable::new_empty(like, {features, batch}), 0, 1);
+}
+
+// Calls f(Type<S>(), Type<I>()) for the types of values and of indices.
+template <class F>
+void with_types(const Tensor& values, const Tensor& index, const F& f) {
+  with_scalar(values.scalar_type(), [&](auto scalar) {
+    with_index(index.scalar_type(), [&](auto integer) { f(scalar, integer); });
+  });
+}
+
+}  // namespace sparselinear

@@ -1,0 +1,281 @@
+"""The amx kernel against the float64 oracle, at the edges of its tiles, strips, blocks and panels.
+
+What the sizes are chosen for, from sparselinear/kernels/csrc: a tile has 16 rows or columns, a depth of 32,
+and two of them are multiplied together; a task takes up to 256 rows of W, 128 columns at a time; a panel
+holds up to 512 samples, and as few as 32 of many features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import compiled
+import hypothesis
+import pytest
+import scipy.sparse as sp
+import torch
+from cases import Case
+from compiled import (
+    EXPANDED,
+    LAYOUTS,
+    Arguments,
+    adjacencies,
+    arguments,
+    each,
+    pattern_of,
+    random_matrix,
+    sparse_oracle,
+    threads,
+    two_densities,
+)
+from hypothesis import strategies as st
+from reference import oracle
+from torch import Tensor
+
+from sparselinear import SparseLinear, SparsityPattern, interop, kernels
+from sparselinear.kernels import amx
+from sparselinear.kernels.amx import AmxKernel
+from sparselinear.kernels.native import NativeKernel
+
+AMX, NATIVE = AmxKernel(), NativeKernel()
+PROBLEM = AMX.unavailable(torch.device("cpu"), torch.float32)
+needs_unit = pytest.mark.skipif(PROBLEM is not None, reason=str(PROBLEM))
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
+products, check = partial(compiled.products, AMX), partial(compiled.check, AMX)
+
+CASES = [
+    Case("prime sizes", "nothing is a multiple of a tile; all in one task", random_matrix(37, 53, 0.3)),
+    Case(
+        "several tasks", "and several blocks of columns, the last ones not full", random_matrix(331, 307, 0.4)
+    ),
+    Case("two densities", "empty rows and empty runs of a row between full ones", two_densities(97, 389)),
+    Case("full", "no zeros; whole tiles and blocks alone", random_matrix(64, 256, 1.1)),
+    Case("one output", "a single row of W", random_matrix(1, 200, 0.5)),
+    Case("one input", "a single column of W", random_matrix(200, 1, 0.5)),
+    Case("sparse", "far fewer connections than tiles have places", random_matrix(150, 170, 0.01)),
+]
+
+
+@needs_unit
+@each(CASES)
+@pytest.mark.parametrize("batch", [1, 15, 16, 17, 31, 32, 33, 64, 129, 513, 1025])
+@each_dtype
+def test_every_batch_size(case: Case, batch: int, dtype: torch.dtype) -> None:
+    given = arguments(pattern_of(case), batch, dtype)
+    truth = oracle(pattern_of(case), *given)
+    for index_dtype in (torch.int32, torch.int64):
+        for layout in LAYOUTS.values():
+            check(pattern_of(case, index_dtype), given.laid_out(layout), truth)
+
+
+@needs_unit
+@each_dtype
+def test_panels_of_few_samples_where_there_are_many_features(dtype: torch.dtype) -> None:
+    """200,000 features: the parts of 32 samples of float32 take as much as a panel may."""
+    matrix = sp.csr_array(random_matrix(3, 200_003, 0.3))
+    for pattern in (interop.to_pattern(matrix), interop.to_pattern(matrix.T)):
+        given = arguments(pattern, 70, dtype)
+        check(pattern, given, sparse_oracle(pattern, *given))
+
+
+@needs_unit
+def test_tasks_of_as_many_rows_as_they_take() -> None:
+    pattern = interop.to_pattern(random_matrix(2100, 1100, 0.3))
+    for shape in (pattern, pattern.transposed):
+        given = arguments(shape, 40, torch.float32)
+        with threads(1):
+            check(shape, given, oracle(shape, *given))
+
+
+@needs_unit
+@pytest.mark.parametrize("batch", [0, 1, 40])
+@pytest.mark.parametrize("shape", [(0, 53), (37, 0), (0, 0), (37, 53)], ids=str)
+@each_dtype
+def test_nothing_to_multiply(shape: tuple[int, int], batch: int, dtype: torch.dtype) -> None:
+    pattern = interop.to_pattern(sp.csr_array(shape))
+    given = arguments(pattern, batch, dtype)
+    for layout in LAYOUTS.values():
+        check(pattern, given.laid_out(layout), oracle(pattern, *given))
+
+
+@needs_unit
+@hypothesis.settings(derandomize=True, database=None, deadline=None, max_examples=500)
+@hypothesis.given(
+    adjacency=adjacencies(),
+    batch=st.integers(0, 70),
+    dtype=st.sampled_from(DTYPES),
+    layouts=st.tuples(*2 * [st.sampled_from([*LAYOUTS.values(), *EXPANDED.values()])]),
+    with_bias=st.booleans(),
+    count=st.sampled_from([1, 2]),
+)
+def test_drawn_patterns(
+    adjacency: sp.csr_array,
+    batch: int,
+    dtype: torch.dtype,
+    layouts: tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]],
+    with_bias: bool,
+    count: int,
+) -> None:
+    pattern = interop.to_pattern(adjacency)
+    x, values, bias, grad_output = arguments(pattern, batch, dtype)
+    given = Arguments(layouts[0](x), values, bias if with_bias else None, layouts[1](grad_output))
+    with threads(count):
+        check(pattern, given, oracle(pattern, *given))
+
+
+@needs_unit
+@each(CASES[:3])
+@pytest.mark.parametrize("batch", [40, 600])
+@each_dtype
+def test_same_bits_with_any_threads(case: Case, batch: int, dtype: torch.dtype) -> None:
+    given = arguments(pattern_of(case), batch, dtype)
+    runs = []
+    for count in (1, 2, 3, 8, 2):
+        with threads(count):
+            runs.append(products(pattern_of(case), given))
+    for run in runs[1:]:
+        for first, again in zip(runs[0], run, strict=True):
+            assert torch.equal(first, again)
+
+
+# ------------------------------------------------------------------------------------- the parts
+
+
+@needs_unit
+@each_dtype
+def test_parts_hold_every_bit(dtype: torch.dtype) -> None:
+    """One connection of value 1 to each output: what goes in comes out."""
+    pattern = interop.to_pattern(sp.eye_array(64))
+    given = arguments(pattern, 64, dtype)
+    ones = torch.ones(64, dtype=dtype)
+    scale = torch.logspace(-18, 18, 64, dtype=torch.float64)[:, None] if dtype == torch.float32 else 1
+    x = (given.input * scale).to(dtype)
+    assert torch.equal(AMX.spmm(pattern, ones, x), x)
+    assert torch.equal(AMX.spmm_transposed(pattern, ones, x), x)
+    assert torch.equal(AMX.spmm(pattern, x[0].contiguous(), torch.eye(64, dtype=dtype)), torch.diag(x[0]))
+    assert torch.equal(AMX.sddmm(pattern, torch.eye(64, dtype=dtype), x), x.diagonal())
+
+
+@needs_unit
+def test_products_of_whole_numbers_are_exact() -> None:
+    """Of 12 bits each: their products have 24, and parts that all count."""
+    generator = torch.Generator().manual_seed(0)
+    pattern = interop.to_pattern(sp.eye_array(96))
+    x, values = (
+        torch.randint(-4095, 4096, shape, generator=generator).float() for shape in ((40, 96), (96,))
+    )
+    assert torch.equal(AMX.spmm(pattern, values, x), x * values)
+
+
+@needs_unit
+@pytest.mark.parametrize("number", [torch.nan, torch.inf, -torch.inf, 3e38, 1e-30], ids=str)
+def test_what_has_no_parts_is_left_to_the_native_kernel(number: float) -> None:
+    """Not a number, infinite, next to the largest; or the largest of all, and small."""
+    pattern = pattern_of(CASES[0])
+    good = arguments(pattern, 40, torch.float32)
+
+    def spoiled(part: Tensor) -> Tensor:
+        part = torch.zeros_like(part) if number == 1e-30 else part.clone()
+        part.view(-1)[part.numel() // 2] = number
+        return part
+
+    uses = {
+        "output": ("input", "values"),
+        "grad_input_alone": ("grad_output", "values"),
+        "grad_values_alone": ("grad_output", "input"),
+    }
+    for name in ("input", "values", "grad_output"):
+        given = good._replace(**{name: spoiled(getattr(good, name))})
+        expected, found = compiled.products(NATIVE, pattern, given), products(pattern, given)
+        for result in (field for field, needs in uses.items() if name in needs):
+            by_native, ours = getattr(expected, result), getattr(found, result)
+            torch.testing.assert_close(ours, by_native, rtol=0, atol=0, equal_nan=True)
+            both = getattr(found, result.removesuffix("_alone"))
+            torch.testing.assert_close(both, by_native, rtol=0, atol=0, equal_nan=True)
+
+
+@needs_unit
+def test_small_numbers_beside_large_ones() -> None:
+    """Parts below the smallest normal number are lost: that much, and no more."""
+    pattern = interop.to_pattern(sp.eye_array(64))
+    x = torch.ones(64, 64)
+    x[:, 1:] = torch.logspace(-40, -20, 63)
+    output = AMX.spmm(pattern, torch.ones(64), x)
+    assert (output - x).abs().max() <= torch.finfo(torch.float32).smallest_normal
+    assert torch.equal(output[:, x[0] > 2.0**-102], x[:, x[0] > 2.0**-102])
+
+
+# ------------------------------------------------------------------------------------- the choice
+
+
+def _layer(density: float, dtype: torch.dtype = torch.float32, size: int = 1000) -> SparseLinear:
+    pattern = SparsityPattern.over(*_rows(size, round(density * size)), size)
+    return SparseLinear(size, size, pattern, bias=False, dtype=dtype)
+
+
+def _rows(size: int, connections: int) -> tuple[Tensor, Tensor]:
+    """Offsets and columns of rows that have their first columns each."""
+    return torch.arange(size + 1) * connections, torch.arange(connections).repeat(size)
+
+
+@pytest.fixture
+def unit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine that has one, for what chooses and runs nothing."""
+    monkeypatch.setattr("sparselinear.kernels.native._problem", lambda: None)
+    monkeypatch.setattr(amx, "_has_unit", lambda: True)
+
+
+# 1000 features ask for 1.2 times the density of large layers, batch 256 for 1.25 times, and batch 32 for 3.
+@pytest.mark.usefixtures("unit")
+@pytest.mark.parametrize(
+    ("dtype", "batch", "least"),
+    [
+        (torch.float32, 256, 0.345),
+        (torch.float32, 32, 0.828),
+        (torch.bfloat16, 256, 0.1275),
+        (torch.float16, 256, 0.24),
+    ],
+    ids=str,
+)
+def test_dense_layers_on_large_batches_take_it(dtype: torch.dtype, batch: int, least: float) -> None:
+    for density in (least - 0.01, least + 0.01):
+        chosen = "amx" if density > least else "native"
+        assert kernels.explain(_layer(density, dtype), batch).startswith(f"{chosen}: ")
+    assert kernels.explain(_layer(1.0, dtype), 4).startswith("native: ")
+    assert kernels.explain(_layer(1.0, torch.float64), batch).startswith("native: ")
+
+
+@pytest.mark.usefixtures("unit")
+def test_explain_tells_the_density_and_the_bar() -> None:
+    assert kernels.explain(_layer(0.5), 256) == (
+        "amx: density 50%, batch 256: from 34% on the matrix unit is faster than going by connections"
+    )
+    assert kernels.explain(_layer(0.9, size=64), 256).startswith("native: ")  # few features
+
+
+def test_without_the_unit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sparselinear.kernels.native._problem", lambda: None)
+    monkeypatch.setattr(amx, "_has_unit", lambda: False)
+    assert kernels.explain(_layer(0.9), 256).startswith("native: ")
+    assert "no matrix unit (AMX)" in str(kernels.available()["amx"])
+    assert kernels.available(dtype=torch.float64)["amx"] == "the matrix unit has no float64"
+    with kernels.use("amx"), pytest.raises(RuntimeError, match=r"^kernel 'amx': expected .* no matrix unit"):
+        _layer(0.9)(torch.randn(2, 1000))
+
+
+@needs_unit
+def test_the_layer_runs_it_in_both_directions() -> None:
+    """By itself, where the density is high: other bits than native's, and near to them."""
+    layer = _layer(0.5)
+    x = torch.randn(256, 1000, requires_grad=True)
+    results = []
+    for name in (None, "amx", "native"):
+        with kernels.use(name) if name else torch.enable_grad():
+            output = layer(x)
+        results.append((output, *torch.autograd.grad(output.square().sum(), (x, layer.values))))
+    for chosen, forced, native in zip(*results, strict=True):
+        assert torch.equal(chosen, forced)
+        assert not torch.equal(chosen, native)
+        torch.testing.assert_close(chosen, native, rtol=1e-4, atol=1e-3)
