@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,13 +13,15 @@ from sparselinear.profiling.cost import Rates, Workload
 from sparselinear.profiling.cost.terms import DENSE, FORWARD, SPARSE, STEP, Chip, terms_of
 from sparselinear.profiling.cost.workload import Skew
 
-# That of docs/roofline.md: vectors of 16 floats, 2 MiB of second-level cache a core.
-CHIP = Chip(vector_bytes=64, cache_bytes=2 << 20)
+# That of docs/roofline.md: vectors of 16 floats, 2 MiB of second-level cache a core, and a matrix unit.
+CHIP = Chip(vector_bytes=64, cache_bytes=2 << 20, dense_from=0.25)
+NO_UNIT = replace(CHIP, dense_from=None)
 
 # Of the size that a machine of 2023 has; every one differs, and none is zero.
 SPARSE_RATES = {
     "call": 3e-5, "activations": 2e-10, "large": 3e-10, "split": 35e-11, "near": 5e-11, "far": 4e-10,
     "connection": 1e-9, "row": 4e-9, "permuted near": 2e-9, "permuted far": 3e-8,
+    "tile": 5e-12, "tile entry": 3e-10, "tile connection": 6e-10,
 }  # fmt: skip
 DENSE_RATES = {"call": 1e-5, "multiply": 4e-11, "weight": 5e-10, "activations": 1e-10, "large weight": 2e-10}
 
@@ -51,8 +54,11 @@ def known_rates(**changes: Any) -> Rates:
 
 
 def only(**seconds: float) -> Rates:
-    """A machine on which nothing takes time but what is named: ``sparse_connection=1e-9``, for every kind."""
-    found = known_rates()
+    """A machine on which nothing takes time but what is named: ``sparse_connection=1e-9``, for every kind.
+
+    It has no matrix unit.
+    """
+    found = known_rates(chip=NO_UNIT)
     for system, word in ((SPARSE, "sparse"), (DENSE, "dense")):
         for kinds in found.rates[system].values():
             kinds.update({name: seconds.get(f"{word}_{name.replace(' ', '_')}", 0.0) for name in kinds})

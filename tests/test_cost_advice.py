@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import scipy.sparse as sp
 import torch
-from costs import known_rates, only, workload
+from costs import CHIP, NO_UNIT, known_rates, only, workload
 from rich.console import Console
 
 from sparselinear import SparseLinear, interop
@@ -17,7 +18,7 @@ from sparselinear.profiling import BASELINES, Sizes
 from sparselinear.profiling.baselines import OURS
 from sparselinear.profiling.cost import Advice, Rates, Workload, advice, advise, predict, render_advice
 from sparselinear.profiling.cost.advice import BATCHES, break_even_density, conclude
-from sparselinear.profiling.cost.terms import DENSE, SPARSE
+from sparselinear.profiling.cost.terms import DENSE, SPARSE, tiles_from
 from sparselinear.topology import random_pattern
 
 CONNECTION, MULTIPLY = 4e-9, 2e-11
@@ -56,12 +57,32 @@ def test_break_even_is_where_the_lines_meet() -> None:
 def test_break_even_is_even(shape: tuple[int, int, int]) -> None:
     """With every term at work: just below it sparse is the faster one, just above it dense."""
     outputs, inputs, batch = shape
-    work, rates = workload(outputs, inputs, 1, batch), known_rates()
+    work, rates = workload(outputs, inputs, 1, batch), known_rates(chip=NO_UNIT)
     at = break_even_density(work, rates)
     assert at is not None
     assert 0 < at < 1
     below, above = (conclude(work.at_density(at * factor), rates, "").ratio for factor in (0.98, 1.02))
     assert above < 1 < below
+
+
+@pytest.mark.parametrize(
+    ("tile_connection", "expected"),
+    [(0.9, 1.0), (1.25, 0.8), (4.0, 0.3)],
+    ids=["tiles are always faster", "up to a density", "never"],
+)
+def test_break_even_where_dense_layers_run_on_tiles(tile_connection: float, expected: float) -> None:
+    """1000 x 1000, batch 256: tiles from a density of 0.375 on; by connections the two are even at 0.3."""
+    work = workload(1000, 1000, 1, 256)
+    assert tiles_from(work, CHIP) == pytest.approx(0.375)
+    full = 256 * 1e6 * MULTIPLY / 1e6  # seconds a connection, if all connections took as long as dense
+    by_connections = full / 0.3 / (2 * 4)  # counted in both directions, for each of 4 panels
+    rates = only(
+        sparse_connection=by_connections,
+        sparse_tile_connection=tile_connection * full,
+        dense_multiply=MULTIPLY,
+    )
+    found = break_even_density(work, replace(rates, chip=CHIP))
+    assert found == pytest.approx(expected, rel=1e-3)
 
 
 def test_no_break_even() -> None:

@@ -42,7 +42,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[int]:
         return times(*arguments)
 
     monkeypatch.setattr(calibrate, "_times", clock)
-    monkeypatch.setattr(calibrate, "this_chip", lambda: CHIP)
+    monkeypatch.setattr(calibrate, "this_chip", lambda dtype: CHIP)
     monkeypatch.setattr(calibrate, "OtherWork", OtherWork)
     monkeypatch.setattr(calibrate.os, "cpu_count", lambda: 4)
     monkeypatch.setattr(calibrate, "SPARSE_LAYERS", SMALL_SPARSE)
@@ -55,7 +55,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[int]:
 def test_measure_finds_the_rates(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the layers that are measured in earnest: they tell every term apart."""
     monkeypatch.setattr(calibrate, "_times", times)
-    monkeypatch.setattr(calibrate, "this_chip", lambda: CHIP)
+    monkeypatch.setattr(calibrate, "this_chip", lambda dtype: CHIP)
     monkeypatch.setattr(calibrate, "_TURNS", 2)  # to be quick
     steps: list[tuple[int, int, str, str]] = []
     found = calibrate.measure(torch.float32, lambda *step: steps.append(step))
@@ -191,11 +191,15 @@ def test_kernels_by_batch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_this_chip() -> None:
     """What csrc sees: the vectors that the compiler uses, and the cache that sysconf tells."""
-    found, machine = calibrate.this_chip(), describe(torch.device("cpu"))
+    found, machine = calibrate.this_chip(torch.float32), describe(torch.device("cpu"))
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     if "avx512f" in flags:
         assert found.vector_bytes == 64
     assert found.cache_bytes == {c.name: c.size_bytes for c in machine.caches}.get("L2", 1 << 20)
+    assert found.dense_from == (None if kernels.available()["amx"] else 0.23)
+    assert calibrate.this_chip(torch.float64).dense_from is None
+    with kernels.use("native"):  # which then runs the dense layers too
+        assert calibrate.this_chip(torch.float32).dense_from is None
 
 
 @pytest.mark.slow

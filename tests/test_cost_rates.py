@@ -193,5 +193,5 @@ def test_nowhere_to_keep_them(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_rates_become_json() -> None:
     told = json.loads(json.dumps(known_rates(disturbed=True).to_dict(), allow_nan=False))
     assert told["disturbed"] is True
-    assert told["chip"] == {"vector_bytes": 64, "cache_bytes": 2 << 20}
+    assert told["chip"] == {"vector_bytes": 64, "cache_bytes": 2 << 20, "dense_from": 0.25}
     assert Rates(**{**told, "chip": CHIP}) == known_rates(disturbed=True)

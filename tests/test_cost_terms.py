@@ -24,6 +24,9 @@ def sparse(work: Workload, kind: str = FORWARD, chip: Chip = CHIP) -> Terms:
     return terms_of(SPARSE, kind, work, chip)
 
 
+NO_TILES = {"tile": 0, "tile entry": 0, "tile connection": 0}
+
+
 def test_forward_by_hand() -> None:
     """30 outputs, 20 inputs, 90 connections, batch 80: two panels of 48 samples."""
     assert sparse(workload(30, 20, 90, 80)) == {
@@ -34,6 +37,7 @@ def test_forward_by_hand() -> None:
         "far": 0,
         "connection": 90 * 2,
         "row": 30 * 2,
+        **NO_TILES,
     }
 
 
@@ -50,6 +54,7 @@ def test_step_by_hand() -> None:
         "row": 30 * 2 + 20 * 2,
         "permuted near": 2 * 90,
         "permuted far": 0,
+        **NO_TILES,
     }
 
 
@@ -85,6 +90,28 @@ def test_panels_as_documented(features: int) -> None:
     assert sparse(workload(10, features, 7, 256))["connection"] == 7 * 256 // forward
     both = sparse(workload(features, 10, 7, 256), STEP)["connection"]
     assert both == 7 * 4 + 7 * 256 // backward  # 10 inputs: four panels of 64 in forward
+
+
+def test_tiles_by_hand() -> None:
+    """500 outputs, 700 inputs, half of the places taken, batch 600: filled up to 512 x 704, two panels."""
+    work = workload(500, 700, 175_000, 600)
+    tiles = {"tile": 608 * 512 * 704, "tile entry": 2 * 512 * 704, "tile connection": 2 * 175_000}
+    by_connections = dict.fromkeys(("near", "far", "connection", "row"), 0)
+    activations = 600 * 4 * (500 + 700)
+    shared = {"call": 1, "activations": activations, "large": 0}
+    assert sparse(work) == {**shared, **by_connections, **tiles}
+    found = sparse(work, STEP)
+    assert {name: found[name] for name in tiles} == tiles
+    assert found["activations"] == activations + 600 * 4 * (500 + 700 + 700)
+    assert not any(found[name] for name in (*by_connections, "split", "permuted near", "permuted far"))
+
+
+def test_tiles_where_there_is_a_unit_and_the_density_is_high() -> None:
+    dense, sparser = workload(1000, 1000, 500_000, 256), workload(1000, 1000, 200_000, 256)
+    assert sparse(dense)["tile"]
+    assert not sparse(sparser)["tile"]
+    assert not sparse(dense, chip=Chip(64, 2 << 20))["tile"]
+    assert sparse(dense, chip=Chip(64, 2 << 20)).keys() == sparse(dense).keys()
 
 
 def test_near_and_far_of_an_even_pattern() -> None:

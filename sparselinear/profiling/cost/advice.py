@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
+from math import ceil
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from ..figures import quantity, share, three_digits
 from .calibrate import Progress, calibrated
 from .predict import Prediction, predict, seconds
 from .rates import Rates
-from .terms import DENSE, SPARSE, STEP
+from .terms import DENSE, SPARSE, STEP, tiles_from
 from .workload import Workload
 
 # Closer than this, predictions do not tell which is faster.
@@ -166,16 +167,24 @@ def conclude(work: Workload, rates: Rates, name: str) -> Advice:
 def break_even_density(work: Workload, rates: Rates) -> float | None:
     """The density below which a step of sparse is the faster one: 1 if it always is, None if never.
 
-    The time of sparse is a straight line over the connections, and that of dense does not depend on them.
+    The time of sparse is a straight line over the connections, one more where it runs on tiles, and that of
+    dense does not depend on them.
     """
-    empty, full = (seconds(work.at_density(density), rates, SPARSE, STEP) for density in (0.0, 1.0))
-    dense = seconds(work, rates, DENSE, STEP)
-    if dense <= empty:
-        return None
-    if full <= dense:
-        return 1.0
-    found = (dense - empty) / (full - empty)
-    return found if found * work.out_features * work.in_features >= 1 else None
+    cells, dense = work.out_features * work.in_features, seconds(work, rates, DENSE, STEP)
+    edge = tiles_from(work, rates.chip)
+    on_tiles = ceil(edge * cells) if edge <= 1 else cells + 1
+    for fewest, most in ((on_tiles, cells), (0, on_tiles - 1)):
+        if fewest > most:
+            continue
+        ends = (replace(work, nnz=connections) for connections in (fewest, most))
+        low, high = (seconds(end, rates, SPARSE, STEP) for end in ends)
+        if dense <= low:
+            continue
+        if high <= dense:
+            return most / cells
+        found = fewest + (dense - low) / (high - low) * (most - fewest)
+        return found / cells if found >= 1 else None
+    return None
 
 
 def _lead(work: Workload, rates: Rates) -> float:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ... import kernels
+from ...kernels.amx import AmxKernel, dense_from
 from ...linear import SparseLinear
 from ...topology import random_pattern
 from ..clock import CPU, settle
@@ -21,7 +22,7 @@ from .workload import Workload
 
 # (out_features, in_features, nnz, batch). Chosen so that each term is the largest somewhere: calls,
 # activations and rows with hardly a connection, in rows of whole lines and of others, connections on small
-# and large batches, panels beyond the cache, permuted values near and far, wide and tall.
+# and large batches, panels beyond the cache, permuted values near and far, wide and tall, and dense ones.
 SPARSE_LAYERS = (
     (64, 64, 64, 1),
     (64, 64, 256, 32),
@@ -47,6 +48,10 @@ SPARSE_LAYERS = (
     (300, 60_000, 200_000, 32),
     (60_000, 300, 200_000, 32),
     (8192, 8192, 300_000, 128),
+    (1024, 1024, 630_000, 256),
+    (512, 4096, 1_200_000, 256),
+    (2048, 2048, 3_000_000, 64),
+    (2048, 1024, 1_200_000, 600),
 )
 # (out_features, in_features, batch).
 DENSE_LAYERS = (
@@ -70,6 +75,8 @@ _SAMPLE_S, _MOST_REPEATS = 0.004, 100
 # longer than a turn and only ever add to it. In the later turns the allocator keeps more of what is freed, as
 # it does in a training that has gone on for a while.
 _TURNS = 3
+# Features and batch of a layer with all connections that is large enough for any kernel.
+_LARGE = 512
 # Nothing that is called through Python takes less. No prediction is 0 then, whatever else came out as 0.
 _LEAST_CALL_S = 1e-6
 
@@ -120,13 +127,14 @@ def kernels_used(dtype: torch.dtype) -> str:
     Where the native one has not been compiled yet, it is now.
     """
     with _ON_CPU:
-        pattern = random_pattern((1, 1), 1, 0)
-    return ", ".join(sorted({kernels.choose(pattern, dtype, batch).name for *_, batch in SPARSE_LAYERS}))
+        pattern, full = (random_pattern((size, size), size**2, 0) for size in (1, _LARGE))
+    names = {kernels.choose(pattern, dtype, batch).name for *_, batch in SPARSE_LAYERS}
+    return ", ".join(sorted({*names, kernels.choose(full, dtype, _LARGE).name}))
 
 
 def measure(dtype: torch.dtype, progress: Progress | None = None) -> Rates:
     """Time the layers, and fit the rates to the times."""
-    chip, kernel = this_chip(), kernels_used(dtype)
+    chip, kernel = this_chip(dtype), kernels_used(dtype)
     jobs = [(SPARSE, shape) for shape in SPARSE_LAYERS] + [(DENSE, shape) for shape in DENSE_LAYERS]
     points: dict[tuple[str, str], dict[tuple[int, ...], Point]] = {}
     for number, (system, shape) in enumerate(_TURNS * jobs):
@@ -145,11 +153,12 @@ def measure(dtype: torch.dtype, progress: Progress | None = None) -> Rates:
     return Rates(kernel, chip, torch.get_num_threads(), str(dtype).removeprefix("torch."), fitted)
 
 
-def this_chip() -> Chip:
-    """Vectors and second-level cache of this processor; where they are not known, what csrc assumes."""
+def this_chip(dtype: torch.dtype) -> Chip:
+    """Vectors, cache and matrix unit of this processor; where they are not known, what csrc assumes."""
     found = describe(torch.device("cpu"))
     vector = 64 if "512" in found.capability else 32 if "AVX" in found.capability else 16
-    return Chip(vector, next((cache.size_bytes for cache in found.caches if cache.name == "L2"), 1 << 20))
+    cache = next((cache.size_bytes for cache in found.caches if cache.name == "L2"), 1 << 20)
+    return Chip(vector, cache, dense_from(dtype) if AmxKernel.name in kernels_used(dtype) else None)
 
 
 def _sparse(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[nn.Module, Workload]:

@@ -24,7 +24,7 @@ from .terms import DENSE, FORWARD, SPARSE, STEP, Chip, Terms, terms_of
 from .workload import Skew, Workload
 
 # Raise it when the terms, or what they are fitted to, change.
-_SCHEMA = 2
+_SCHEMA = 3
 # Reweighted least squares: rounds, and the error below which all points weigh the same. It comes near to the
 # least sum of absolute errors, in which a point that was disturbed weighs little.
 _ROUNDS, _SMALL_ERROR = 30, 0.03
@@ -36,7 +36,7 @@ class Rates:
 
     Attributes:
         kernel: which kernel ran the sparse layers.
-        chip: what the panels of the native kernel depend on.
+        chip: what the kernels depend on.
         threads: threads that torch had.
         dtype: name of the dtype.
         rates: seconds by system, kind and term.

@@ -17,6 +17,12 @@ second-level cache if the panel, or the part of it that most connections ask for
                     are open at a time fit in the cache
     permuted far    the same, where they do not
 
+or, of a layer so dense that the amx kernel takes it,
+
+    tile            samples times the entries of W, zeros among them, filled up to whole tiles
+    tile entry      such entries times panels
+    tile connection connections times panels
+
 Of a dense layer they are ``multiply`` (multiplications of forward), ``weight`` (its entries) and ``large
 weight`` (bytes of its gradient in excess of what the allocator keeps), beside ``call`` and ``activations``.
 """
@@ -24,8 +30,9 @@ weight`` (bytes of its gradient in excess of what the allocator keeps), beside `
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, inf
 
+from ...kernels.amx import least_density
 from ...kernels.panels import FAR_BACKWARD, FAR_FORWARD, panel_width, takes_two_passes
 from .workload import Skew, Workload
 
@@ -36,20 +43,25 @@ LINE = 64  # bytes of a line of the cache
 # cleared anew (glibc raises its threshold for mmap up to 32 MiB, and trims above twice of it).
 LARGE_BYTES = 16e6
 
+# kPair and kMostSamples of csrc/dense_tiles.h.
+_TILE, _TILE_SAMPLES = 32, 512
+
 Terms = dict[str, float]
 
 
 @dataclass(frozen=True)
 class Chip:
-    """What the panels of the native kernel depend on.
+    """What the kernels of a CPU depend on.
 
     Attributes:
         vector_bytes: of a vector of the processor.
         cache_bytes: of the second-level cache of a core.
+        dense_from: the density from which on large layers run on its matrix unit; None if it has none.
     """
 
     vector_bytes: int
     cache_bytes: int
+    dense_from: float | None = None
 
 
 def terms_of(system: str, kind: str, work: Workload, chip: Chip) -> Terms:
@@ -58,6 +70,34 @@ def terms_of(system: str, kind: str, work: Workload, chip: Chip) -> Terms:
 
 
 def _sparse(work: Workload, kind: str, chip: Chip) -> Terms:
+    by_connections, tiles = _by_connections(work, kind, chip), _tiles(work)
+    if work.density >= tiles_from(work, chip):
+        shared = ("call", "activations", "large")
+        return {**dict.fromkeys(by_connections, 0), **{n: by_connections[n] for n in shared}, **tiles}
+    return {**by_connections, **dict.fromkeys(tiles, 0)}
+
+
+def tiles_from(work: Workload, chip: Chip) -> float:
+    """The density from which on a layer of this shape and batch runs on tiles; above 1 if it never does."""
+    if chip.dense_from is None:
+        return inf
+    return least_density(chip.dense_from, work.out_features, work.in_features, work.batch)
+
+
+def _tiles(work: Workload) -> Terms:
+    """Of one product; a step has three of the same size."""
+    samples, out_features, in_features = (
+        ceil(n / _TILE) * _TILE for n in (work.batch, work.out_features, work.in_features)
+    )
+    panels = ceil(work.batch / _TILE_SAMPLES)
+    return {
+        "tile": samples * out_features * in_features,
+        "tile entry": out_features * in_features * panels,
+        "tile connection": work.nnz * panels,
+    }
+
+
+def _by_connections(work: Workload, kind: str, chip: Chip) -> Terms:
     forward = _product(work, work.out_features, work.in_features, work.columns, FAR_FORWARD, chip)
     inputs, outputs = (work.batch * n * work.itemsize for n in (work.in_features, work.out_features))
     terms: Terms = {"call": 1, **_activations(inputs, outputs), **forward}
