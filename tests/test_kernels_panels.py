@@ -58,11 +58,23 @@ def test_panels_are_whole_vectors_and_hold_the_batch(batch: int, features: int) 
 
 
 @pytest.mark.parametrize(
-    ("batch", "itemsize", "two"), [(1, 4, True), (32, 4, True), (33, 4, False), (17, 8, False)]
+    ("batch", "itemsize", "nnz", "two"),
+    [
+        (1, 4, 100, True),
+        (32, 4, 100, True),
+        (33, 4, 100, False),
+        (17, 8, 100, False),
+        (64, 4, 1 << 20, True),
+        (65, 4, 1 << 20, False),
+        (64, 4, (1 << 20) - 1, False),
+        (32, 8, 1 << 20, True),
+        (33, 8, 1 << 20, False),
+    ],
 )
-def test_passes(batch: int, itemsize: int, two: bool) -> None:
-    """Two lines of the cache are 32 samples, or 16 of float64."""
-    assert takes_two_passes(batch, itemsize) == two
+def test_passes(batch: int, itemsize: int, nnz: int, two: bool) -> None:
+    """Two lines of the cache are 32 samples, or 16 of float64; it is four where there are 4 MiB of values."""
+    assert takes_two_passes(batch, itemsize, nnz, 4096) == two
+    assert takes_two_passes(batch, itemsize, nnz, 4097) == (two and batch * itemsize <= 128)
 
 
 def test_the_rule_is_that_of_the_sources() -> None:
@@ -72,4 +84,5 @@ def test_the_rule_is_that_of_the_sources() -> None:
     assert found is not None
     assert tuple(map(int, found.groups())) == (FAR_FORWARD, FAR_BACKWARD)
     assert "vectors = 4;\n" in text
-    assert "return batch * static_cast<int64_t>(sizeof(A)) <= 2 * kLine;" in text
+    assert "kMany = 4 << 20, kLongColumn = 256;" in text
+    assert "return batch * kSize <= (many ? 4 : 2) * kLine;" in text

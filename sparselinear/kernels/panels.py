@@ -7,6 +7,8 @@ from math import ceil
 # The most vectors of a panel, and those of a panel that no second-level cache holds.
 _MOST, FAR_FORWARD, FAR_BACKWARD = 4, 2, 4
 _LINE = 64  # bytes
+# Values, and connections of a column, from which on their gradients have a long way back to CSR order.
+_MANY_BYTES, _LONG_COLUMN = 4 << 20, 256
 
 
 def panel_width(
@@ -38,11 +40,14 @@ def panel_width(
     return ceil(ceil(batch / panels) / lanes) * lanes
 
 
-def takes_two_passes(batch: int, itemsize: int) -> bool:
+def takes_two_passes(batch: int, itemsize: int, nnz: int, in_features: int) -> bool:
     """Whether backward takes one pass for each gradient, and not one for both.
 
     Args:
         batch: rows of the input.
         itemsize: bytes of a number in the type of the sums.
+        nnz: connections.
+        in_features: columns of W.
     """
-    return batch * itemsize <= 2 * _LINE
+    many = nnz * itemsize >= _MANY_BYTES and nnz >= _LONG_COLUMN * in_features
+    return batch * itemsize <= (4 if many else 2) * _LINE

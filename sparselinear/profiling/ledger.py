@@ -240,7 +240,8 @@ def _scratch(sizes: Sizes) -> tuple[int, ...]:
     Two passes need a block of numbers in CSC order less than one, as grad_values come in CSR order.
     """
     panel = min(sizes.batch * _wide(sizes), _PANEL_ROW_BYTES) * sizes.out_features
-    dots = 0 if takes_two_passes(sizes.batch, _wide(sizes)) else _reordered(sizes)
+    two = takes_two_passes(sizes.batch, _wide(sizes), sizes.nnz, sizes.in_features)
+    dots = 0 if two else _reordered(sizes)
     return panel, _reordered(sizes), dots
 
 

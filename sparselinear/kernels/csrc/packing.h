@@ -38,6 +38,9 @@ struct Panel {
 // Features that are transposed together: two lines of the batch-major side in a row, which the hardware
 // fetches in pairs (half the time of one line, 4096 features, float32).
 constexpr int64_t kBlock = 32;
+// How far ahead the features to be transposed are asked for. A panel is read from as many rows as it has
+// samples, more than the processor sees streams.
+constexpr int64_t kFeaturesAhead = 2 * kBlock;
 // The widest panel, in samples.
 constexpr int kMostWidth = 4 * kLanes<float>;
 
@@ -74,6 +77,8 @@ void pack(const Activations<const S>& from, int64_t first, int64_t last, int64_t
         const S* source = from.at(sample + b, f);
         A* target = to + (f - first) * width + b;
         if (samples == L && f + L <= end) {
+          for (int j = 0; j < L; ++j)
+            __builtin_prefetch(source + j * from.batch_stride + kFeaturesAhead, 0, 2);
           transpose_block<L>(source, from.batch_stride, target, width);
           continue;
         }
@@ -119,6 +124,17 @@ void unpack(A* from, int64_t width, int64_t first, int64_t last, int64_t sample,
           store_one(target + j * to.batch_stride + i, source[i * width + j]);
     }
   }
+}
+
+// Asks for the lines that some results will be written to, while they are computed: a line is read before a
+// part of it can be written.
+template <class S>
+inline void fetch_to_write(const Activations<S>& to, int64_t first, int64_t last, int64_t sample,
+                           int64_t count) {
+  if (to.feature_major()) return;
+  for (int64_t b = sample; b < sample + count; ++b)
+    for (int64_t f = first; f < last; f += 64 / static_cast<int64_t>(sizeof(S)))
+      __builtin_prefetch(to.at(b, f), 1, 2);
 }
 
 // Packing and unpacking for one number of lanes.

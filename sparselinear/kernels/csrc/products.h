@@ -68,6 +68,7 @@ void spmm(const Plan<A, I>& plan, const Sparse<A, I>& w, const Activations<const
           plan.micro.multiply(panel, w, span, rows_of<A>(output, slice, first));
           continue;
         }
+        fetch_to_write(output, first, stop, slice.sample, slice.count);
         plan.micro.multiply(panel, w, span, {tile, width});
         packing.unpack(tile, width, first, stop, slice.sample, slice.count, bias, output);
       }
@@ -118,6 +119,7 @@ void backward(const Plan<A, I>& plan, const Sparse<A, I>& w, bool sum,
         else
           own = rows_of<const A>(input, slice, first);
         if (sum && !unpacked) sums = rows_of<A>(grad_input, slice, first);
+        if (unpacked) fetch_to_write(grad_input, first, stop, slice.sample, slice.count);
         loop(panel, w, {w.offsets + first, stop - first}, own, add, sums, dots);
         if (unpacked)
           packing.unpack(tile, width, first, stop, slice.sample, slice.count, nullptr, grad_input);

@@ -118,7 +118,7 @@ def _by_connections(work: Workload, kind: str, chip: Chip) -> Terms:
 
 def _backward(work: Workload, chip: Chip) -> tuple[Terms, int]:
     """Products of backward, and the ways that numbers go between CSR and CSC order: there, and back."""
-    if not takes_two_passes(work.batch, _summed(work)):
+    if not takes_two_passes(work.batch, _summed(work), work.nnz, work.in_features):
         return _product(work, work.in_features, work.out_features, work.rows, FAR_BACKWARD, chip), 2
     by_columns = _product(work, work.in_features, work.out_features, work.rows, FAR_FORWARD, chip)
     by_rows = _product(work, work.out_features, work.in_features, work.columns, FAR_BACKWARD, chip)
