@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import ceil
+
 import pytest
 import torch
 from costs import CHIP, even, workload
@@ -15,6 +17,7 @@ from sparselinear.profiling.cost.terms import (
     STEP,
     Chip,
     Terms,
+    bends,
     terms_of,
 )
 from sparselinear.profiling.cost.workload import Skew
@@ -112,6 +115,19 @@ def test_tiles_where_there_is_a_unit_and_the_density_is_high() -> None:
     assert not sparse(sparser)["tile"]
     assert not sparse(dense, chip=Chip(64, 2 << 20))["tile"]
     assert sparse(dense, chip=Chip(64, 2 << 20)).keys() == sparse(dense).keys()
+
+
+def test_where_the_line_bends() -> None:
+    """Two passes from 256 connections a column and 4 MiB of values on, up to 64 samples; then tiles."""
+    big = workload(10_000, 5000, 1, 64)
+    assert bends(big, CHIP) == [5000 * 256, ceil(0.25 * 2 * 1.04 * 50_000_000)]
+    assert bends(big, Chip(64, 2 << 20)) == [5000 * 256]
+    assert bends(workload(10_000, 500, 1, 64), Chip(64, 2 << 20)) == [1 << 20]
+    for batch in (32, 65):  # always two passes; never
+        assert bends(workload(10_000, 5000, 1, batch), Chip(64, 2 << 20)) == []
+    below, above = (sparse(workload(10_000, 5000, 5000 * 256 + more, 64), STEP) for more in (-1, 0))
+    assert below["permuted near"] + below["permuted far"] == 2 * (5000 * 256 - 1)
+    assert above["permuted near"] + above["permuted far"] == 5000 * 256
 
 
 def test_near_and_far_of_an_even_pattern() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import ceil
+from math import ceil, inf
 
 # The most vectors of a panel, and those of a panel that no second-level cache holds.
 _MOST, FAR_FORWARD, FAR_BACKWARD = 4, 2, 4
@@ -40,14 +40,20 @@ def panel_width(
     return ceil(ceil(batch / panels) / lanes) * lanes
 
 
-def takes_two_passes(batch: int, itemsize: int, nnz: int, in_features: int) -> bool:
-    """Whether backward takes one pass for each gradient, and not one for both.
+def two_passes_from(batch: int, itemsize: int, in_features: int) -> float:
+    """The connections from which on backward takes one pass for each gradient, and not one for both.
 
     Args:
         batch: rows of the input.
         itemsize: bytes of a number in the type of the sums.
-        nnz: connections.
         in_features: columns of W.
     """
-    many = nnz * itemsize >= _MANY_BYTES and nnz >= _LONG_COLUMN * in_features
-    return batch * itemsize <= (4 if many else 2) * _LINE
+    if batch * itemsize <= 2 * _LINE:
+        return 0
+    many = max(_MANY_BYTES // itemsize, _LONG_COLUMN * in_features)
+    return many if batch * itemsize <= 4 * _LINE else inf
+
+
+def takes_two_passes(batch: int, itemsize: int, nnz: int, in_features: int) -> bool:
+    """Whether a layer of so many connections does."""
+    return nnz >= two_passes_from(batch, itemsize, in_features)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import groupby
-from math import ceil
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ from ..figures import quantity, share, three_digits
 from .calibrate import Progress, calibrated
 from .predict import Prediction, predict, seconds
 from .rates import Rates
-from .terms import DENSE, SPARSE, STEP, tiles_from
+from .terms import DENSE, SPARSE, STEP, bends
 from .workload import Workload
 
 # Closer than this, predictions do not tell which is faster.
@@ -167,15 +166,13 @@ def conclude(work: Workload, rates: Rates, name: str) -> Advice:
 def break_even_density(work: Workload, rates: Rates) -> float | None:
     """The density below which a step of sparse is the faster one: 1 if it always is, None if never.
 
-    The time of sparse is a straight line over the connections, one more where it runs on tiles, and that of
-    dense does not depend on them.
+    The time of sparse is a straight line over the connections, up to where it is computed in another way, and
+    that of dense does not depend on them.
     """
     cells, dense = work.out_features * work.in_features, seconds(work, rates, DENSE, STEP)
-    edge = tiles_from(work, rates.chip)
-    on_tiles = ceil(edge * cells) if edge <= 1 else cells + 1
-    for fewest, most in ((on_tiles, cells), (0, on_tiles - 1)):
-        if fewest > most:
-            continue
+    starts = bends(work, rates.chip)
+    lines = zip([0, *starts], [*(start - 1 for start in starts), cells], strict=True)
+    for fewest, most in reversed(list(lines)):
         ends = (replace(work, nnz=connections) for connections in (fewest, most))
         low, high = (seconds(end, rates, SPARSE, STEP) for end in ends)
         if dense <= low:

@@ -33,7 +33,7 @@ from dataclasses import dataclass
 from math import ceil, inf
 
 from ...kernels.amx import least_density
-from ...kernels.panels import FAR_BACKWARD, FAR_FORWARD, panel_width, takes_two_passes
+from ...kernels.panels import FAR_BACKWARD, FAR_FORWARD, panel_width, takes_two_passes, two_passes_from
 from .workload import Skew, Workload
 
 FORWARD, STEP = "forward", "step"
@@ -82,6 +82,13 @@ def tiles_from(work: Workload, chip: Chip) -> float:
     if chip.dense_from is None:
         return inf
     return least_density(chip.dense_from, work.out_features, work.in_features, work.batch)
+
+
+def bends(work: Workload, chip: Chip) -> list[int]:
+    """The connections, in order, from which on the time of this shape and batch is another line over them."""
+    cells = work.out_features * work.in_features
+    passes = two_passes_from(work.batch, _summed(work), work.in_features)
+    return sorted(ceil(n) for n in (passes, tiles_from(work, chip) * cells) if 0 < n <= cells)
 
 
 def _tiles(work: Workload) -> Terms:
