@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +15,7 @@ import scipy.sparse as sp
 import torch
 from cases import Case
 from hypothesis import strategies as st
-from reference import Step, assert_close, positions
+from reference import Step, assert_close, oracle, positions
 from torch import Tensor
 
 from sparselinear import SparsityPattern, interop
@@ -186,3 +188,79 @@ def adjacencies(draw: st.DrawFn) -> sp.csr_array:
 
 def some_of(length: int) -> st.SearchStrategy[list[int]]:
     return st.lists(st.integers(0, length - 1), max_size=3) if length else st.just([])
+
+
+@st.composite
+def calls(draw: st.DrawFn, dtypes: list[torch.dtype]) -> tuple[SparsityPattern, Arguments, int]:
+    """A pattern, what its products are called with, and a number of threads."""
+    index_dtype = draw(st.sampled_from([torch.int32, torch.int64]))
+    pattern = interop.to_pattern(draw(adjacencies()), index_dtype=index_dtype)
+    x, values, bias, grad_output = arguments(pattern, draw(st.integers(0, 70)), draw(st.sampled_from(dtypes)))
+    layout = st.sampled_from([*LAYOUTS.values(), *EXPANDED.values()])
+    x, grad_output = draw(layout)(x), draw(layout)(grad_output)
+    given = Arguments(x, values, bias if draw(st.booleans()) else None, grad_output)
+    return pattern, given, draw(st.sampled_from([1, 2]))
+
+
+def check_every_layout(kernel: Kernel, case: Case, batch: int, dtype: torch.dtype) -> None:
+    """In every memory layout, with indices of both types."""
+    given = arguments(pattern_of(case), batch, dtype)
+    truth = oracle(pattern_of(case), *given)
+    for index_dtype in (torch.int32, torch.int64):
+        for layout in LAYOUTS.values():
+            check(kernel, pattern_of(case, index_dtype), given.laid_out(layout), truth)
+
+
+def check_same_bits(kernel: Kernel, pattern: SparsityPattern, given: Arguments) -> None:
+    """Whatever the number of threads."""
+    runs = []
+    for count in (1, 2, 3, 4, 8, 2, 3):
+        with threads(count):
+            runs.append(products(kernel, pattern, given))
+    for run in runs[1:]:  # the first has its results still, whatever ran since
+        for first, again in zip(runs[0], run, strict=True):
+            assert torch.equal(first, again)
+
+
+# ---------------------------------------------------------------------------------- real matrices
+
+ROOT = Path(__file__).parents[1]
+SHIPPED = [
+    *sorted((ROOT / "sparselinear" / "data").glob("*.npz")),
+    *sorted((ROOT / "examples" / "data").glob("*/L*.npz")),
+    ROOT / "tests" / "data" / "graphchallenge" / "layer01.npz",
+]
+FOLDER = os.environ.get("SPARSELINEAR_DATA", "")
+FOUND = sorted(p for p in Path(FOLDER).rglob("*") if p.suffix in interop.FORMATS) if FOLDER else []
+
+
+def name_of(path: Path) -> str:
+    return f"{path.parent.name}/{path.stem}"
+
+
+def of_a_folder(test: Callable[..., None]) -> Callable[..., None]:
+    """The marks of a test of every matrix below the folder that SPARSELINEAR_DATA names, as a decorator."""
+    reason = "SPARSELINEAR_DATA names no folder of .npz, .mtx or .smtx files"
+    for mark in (
+        pytest.mark.skipif(not FOUND, reason=reason),
+        pytest.mark.parametrize("path", FOUND, ids=name_of),
+    ):
+        test = mark(test)
+    return test
+
+
+def check_file(kernel: Kernel, path: Path, *dtypes: torch.dtype) -> None:
+    """A matrix of a file; skipped if one of FOUND holds none."""
+    try:
+        adjacency = interop.load_adjacency(path)
+    except ValueError as error:
+        if path in SHIPPED:
+            raise
+        pytest.skip(str(error))
+    pattern = interop.to_pattern(adjacency)
+    for batch in (1, 50, 64):  # 64 samples fill the vectors of every width of panel
+        for dtype in dtypes:
+            given = arguments(pattern, batch, dtype)
+            truth = sparse_oracle(pattern, *given)
+            check(kernel, pattern, given, truth)
+            check(kernel, pattern, given.laid_out(LAYOUTS["feature-major"]), truth)

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import signal
 from collections.abc import Iterator
 from importlib.util import find_spec
 
@@ -12,6 +13,11 @@ from devices import DEVICES
 # What cuBLAS asks for in order to be deterministic, before its first product: masked dense twins multiply
 # by it under torch.use_deterministic_algorithms(True), which refuses without.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+# Tests send Ctrl-C to programs that they start. Those inherit that it is ignored, if these tests were
+# started in the background of a shell, and would never end.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Triton decides when it is imported whether programs can be interpreted, and torch may import it. With no
 # card that has to be so; test_triton.py sets the variable again while its own tests run.

@@ -7,8 +7,8 @@ holds up to 512 samples, and as few as 32 of many features.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import compiled
 import hypothesis
@@ -17,10 +17,8 @@ import scipy.sparse as sp
 import torch
 from cases import Case
 from compiled import (
-    EXPANDED,
     LAYOUTS,
     Arguments,
-    adjacencies,
     arguments,
     each,
     pattern_of,
@@ -29,7 +27,6 @@ from compiled import (
     threads,
     two_densities,
 )
-from hypothesis import strategies as st
 from reference import oracle
 from torch import Tensor
 
@@ -63,11 +60,7 @@ CASES = [
 @pytest.mark.parametrize("batch", [1, 15, 16, 17, 31, 32, 33, 64, 129, 513, 1025])
 @each_dtype
 def test_every_batch_size(case: Case, batch: int, dtype: torch.dtype) -> None:
-    given = arguments(pattern_of(case), batch, dtype)
-    truth = oracle(pattern_of(case), *given)
-    for index_dtype in (torch.int32, torch.int64):
-        for layout in LAYOUTS.values():
-            check(pattern_of(case, index_dtype), given.laid_out(layout), truth)
+    compiled.check_every_layout(AMX, case, batch, dtype)
 
 
 @needs_unit
@@ -102,25 +95,9 @@ def test_nothing_to_multiply(shape: tuple[int, int], batch: int, dtype: torch.dt
 
 @needs_unit
 @hypothesis.settings(derandomize=True, database=None, deadline=None, max_examples=500)
-@hypothesis.given(
-    adjacency=adjacencies(),
-    batch=st.integers(0, 70),
-    dtype=st.sampled_from(DTYPES),
-    layouts=st.tuples(*2 * [st.sampled_from([*LAYOUTS.values(), *EXPANDED.values()])]),
-    with_bias=st.booleans(),
-    count=st.sampled_from([1, 2]),
-)
-def test_drawn_patterns(
-    adjacency: sp.csr_array,
-    batch: int,
-    dtype: torch.dtype,
-    layouts: tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]],
-    with_bias: bool,
-    count: int,
-) -> None:
-    pattern = interop.to_pattern(adjacency)
-    x, values, bias, grad_output = arguments(pattern, batch, dtype)
-    given = Arguments(layouts[0](x), values, bias if with_bias else None, layouts[1](grad_output))
+@hypothesis.given(compiled.calls(DTYPES))
+def test_drawn_patterns(call: tuple[SparsityPattern, Arguments, int]) -> None:
+    pattern, given, count = call
     with threads(count):
         check(pattern, given, oracle(pattern, *given))
 
@@ -130,14 +107,20 @@ def test_drawn_patterns(
 @pytest.mark.parametrize("batch", [40, 600])
 @each_dtype
 def test_same_bits_with_any_threads(case: Case, batch: int, dtype: torch.dtype) -> None:
-    given = arguments(pattern_of(case), batch, dtype)
-    runs = []
-    for count in (1, 2, 3, 8, 2):
-        with threads(count):
-            runs.append(products(pattern_of(case), given))
-    for run in runs[1:]:
-        for first, again in zip(runs[0], run, strict=True):
-            assert torch.equal(first, again)
+    pattern = pattern_of(case)
+    compiled.check_same_bits(AMX, pattern, arguments(pattern, batch, dtype))
+
+
+@needs_unit
+@pytest.mark.parametrize("path", compiled.SHIPPED, ids=compiled.name_of)
+def test_matrices_that_ship(path: Path) -> None:
+    compiled.check_file(AMX, path, *DTYPES)
+
+
+@needs_unit
+@compiled.of_a_folder
+def test_matrices_of_a_folder(path: Path) -> None:
+    compiled.check_file(AMX, path, torch.float32)
 
 
 # ------------------------------------------------------------------------------------- the parts
@@ -170,14 +153,16 @@ def test_products_of_whole_numbers_are_exact() -> None:
 
 
 @needs_unit
-@pytest.mark.parametrize("number", [torch.nan, torch.inf, -torch.inf, 3e38, 1e-30], ids=str)
-def test_what_has_no_parts_is_left_to_the_native_kernel(number: float) -> None:
-    """Not a number, infinite, next to the largest; or the largest of all, and small."""
+@pytest.mark.parametrize("number", [torch.nan, torch.inf, -torch.inf, 3e38, "small"], ids=str)
+def test_what_has_no_parts_is_left_to_the_native_kernel(number: float | str) -> None:
+    """Not a number, infinite, next to the largest; or small numbers alone."""
     pattern = pattern_of(CASES[0])
     good = arguments(pattern, 40, torch.float32)
 
     def spoiled(part: Tensor) -> Tensor:
-        part = torch.zeros_like(part) if number == 1e-30 else part.clone()
+        if isinstance(number, str):
+            return part * (2.0**-41 / part.abs().max())
+        part = part.clone()
         part.view(-1)[part.numel() // 2] = number
         return part
 
@@ -194,6 +179,16 @@ def test_what_has_no_parts_is_left_to_the_native_kernel(number: float) -> None:
             torch.testing.assert_close(ours, by_native, rtol=0, atol=0, equal_nan=True)
             both = getattr(found, result.removesuffix("_alone"))
             torch.testing.assert_close(both, by_native, rtol=0, atol=0, equal_nan=True)
+
+
+@needs_unit
+@each(CASES[:2])
+def test_small_numbers_keep_their_bits_in_products(case: Case) -> None:
+    """The smallest that have parts: their products are far below, those of their last parts farther."""
+    given = arguments(pattern_of(case), 40, torch.float32)
+    small = Arguments(*(None if part is None else part * 2.0**-40 for part in given))
+    small = small._replace(bias=None)
+    check(pattern_of(case), small, oracle(pattern_of(case), *small))
 
 
 @needs_unit

@@ -78,7 +78,7 @@ def test_break_even_where_dense_layers_run_on_tiles(tile_connection: float, expe
     by_connections = full / 0.3 / (2 * 4)  # counted in both directions, for each of 4 panels
     rates = only(
         sparse_connection=by_connections,
-        sparse_tile_connection=tile_connection * full,
+        sparse_tile_connection=tile_connection * full / 3,  # of three products
         dense_multiply=MULTIPLY,
     )
     found = break_even_density(work, replace(rates, chip=CHIP))

@@ -13,6 +13,7 @@ from costs import CHIP, known_rates, times, workload
 
 from sparselinear import SparseLinear, kernels
 from sparselinear.kernels import build
+from sparselinear.kernels.amx import DENSE_FROM
 from sparselinear.profiling.clock import CPU
 from sparselinear.profiling.cost import Rates, Workload, calibrate, calibrated, rates
 from sparselinear.profiling.cost.terms import DENSE, FORWARD, SPARSE, STEP, terms_of
@@ -42,7 +43,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[int]:
         return times(*arguments)
 
     monkeypatch.setattr(calibrate, "_times", clock)
-    monkeypatch.setattr(calibrate, "this_chip", lambda dtype: CHIP)
+    monkeypatch.setattr(calibrate, "this_chip", lambda dense_from: CHIP)
     monkeypatch.setattr(calibrate, "OtherWork", OtherWork)
     monkeypatch.setattr(calibrate.os, "cpu_count", lambda: 4)
     monkeypatch.setattr(calibrate, "SPARSE_LAYERS", SMALL_SPARSE)
@@ -55,7 +56,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[int]:
 def test_measure_finds_the_rates(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the layers that are measured in earnest: they tell every term apart."""
     monkeypatch.setattr(calibrate, "_times", times)
-    monkeypatch.setattr(calibrate, "this_chip", lambda dtype: CHIP)
+    monkeypatch.setattr(calibrate, "this_chip", lambda dense_from: CHIP)
     monkeypatch.setattr(calibrate, "_TURNS", 2)  # to be quick
     steps: list[tuple[int, int, str, str]] = []
     found = calibrate.measure(torch.float32, lambda *step: steps.append(step))
@@ -172,6 +173,24 @@ def test_the_kernels_are_those_that_run() -> None:
     assert forced != rates.path_of(calibrate.kernels_used(torch.float32), torch.float32)
 
 
+@pytest.mark.parametrize("problem", [None, "no unit"], ids=str)
+def test_dense_layers_may_have_a_kernel_of_their_own(
+    problem: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sparselinear.kernels.native._problem", lambda: None)
+    monkeypatch.setattr("sparselinear.kernels.amx._has_unit", lambda: problem is None)
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        assert calibrate.kernels_used(dtype) == ("native" if problem else "amx, native")
+    assert calibrate.kernels_used(torch.float64) == "native"
+    monkeypatch.setattr(calibrate, "_times", times)
+    monkeypatch.setattr(calibrate, "SPARSE_LAYERS", SMALL_SPARSE)
+    monkeypatch.setattr(calibrate, "DENSE_LAYERS", SMALL_DENSE)
+    for dtype, dense_from in DENSE_FROM.items():
+        assert calibrate.measure(dtype).chip.dense_from == (None if problem else dense_from)
+    with kernels.use("native"):  # which then runs the dense layers too
+        assert calibrate.measure(torch.float32).chip.dense_from is None
+
+
 def test_kernels_by_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a compiler the batch decides, and both names are told."""
 
@@ -191,15 +210,12 @@ def test_kernels_by_batch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_this_chip() -> None:
     """What csrc sees: the vectors that the compiler uses, and the cache that sysconf tells."""
-    found, machine = calibrate.this_chip(torch.float32), describe(torch.device("cpu"))
+    found, machine = calibrate.this_chip(0.5), describe(torch.device("cpu"))
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     if "avx512f" in flags:
         assert found.vector_bytes == 64
     assert found.cache_bytes == {c.name: c.size_bytes for c in machine.caches}.get("L2", 1 << 20)
-    assert found.dense_from == (None if kernels.available()["amx"] else 0.23)
-    assert calibrate.this_chip(torch.float64).dense_from is None
-    with kernels.use("native"):  # which then runs the dense layers too
-        assert calibrate.this_chip(torch.float32).dense_from is None
+    assert found.dense_from == 0.5
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sparselinear import kernels
-from sparselinear.kernels.panels import FAR_BACKWARD, FAR_FORWARD, panel_width, takes_two_passes
+from sparselinear.kernels.panels import FAR_BACKWARD, FAR_FORWARD, panel_width, tile_panels, two_passes_from
 
 CSRC = Path(kernels.__file__).parent / "csrc"
 CASES = [  # batch, features, itemsize, far_vectors, vector_bytes, KiB of cache, samples, reason
@@ -73,8 +73,25 @@ def test_panels_are_whole_vectors_and_hold_the_batch(batch: int, features: int) 
 )
 def test_passes(batch: int, itemsize: int, nnz: int, two: bool) -> None:
     """Two lines of the cache are 32 samples, or 16 of float64; it is four where there are 4 MiB of values."""
-    assert takes_two_passes(batch, itemsize, nnz, 4096) == two
-    assert takes_two_passes(batch, itemsize, nnz, 4097) == (two and batch * itemsize <= 128)
+    assert (nnz >= two_passes_from(batch, itemsize, 4096)) == two
+    assert (nnz >= two_passes_from(batch, itemsize, 4097)) == (two and batch * itemsize <= 128)
+
+
+@pytest.mark.parametrize(
+    ("batch", "features", "itemsize", "panels"),
+    [
+        (512, 4096, 4, 1),
+        (513, 4096, 4, 2),
+        (512, 10_912, 4, 1),  # 32 MiB hold 512 samples of it
+        (512, 10_913, 4, 2),
+        (512, 16_384, 2, 1),
+        (512, 16_385, 2, 2),
+        (70, 200_003, 4, 3),  # 32 samples are the least
+        (70, 10_000_000, 4, 3),
+    ],
+)
+def test_panels_of_tiles(batch: int, features: int, itemsize: int, panels: int) -> None:
+    assert tile_panels(batch, features, itemsize) == panels
 
 
 def test_the_rule_is_that_of_the_sources() -> None:
@@ -86,3 +103,7 @@ def test_the_rule_is_that_of_the_sources() -> None:
     assert "vectors = 4;\n" in text
     assert "kMany = 4 << 20, kLongColumn = 256;" in text
     assert "return batch * kSize <= (many ? 4 : 2) * kLine;" in text
+    text = (CSRC / "dense_tiles.h").read_text(encoding="utf-8")
+    assert "kPair = 2 * kTile;" in text
+    assert "kMostSamples = 512, kPanelBytes = int64_t{32} << 20;" in text
+    assert "kTile = 16," in (CSRC / "parts.h").read_text(encoding="utf-8")

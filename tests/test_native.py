@@ -8,9 +8,7 @@ machine, so sizes here leave room on both sides.
 
 from __future__ import annotations
 
-import os
 import random
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -26,7 +24,6 @@ from compiled import (
     EXPANDED,
     LAYOUTS,
     Arguments,
-    adjacencies,
     arguments,
     each,
     pattern_of,
@@ -35,7 +32,6 @@ from compiled import (
     threads,
     two_densities,
 )
-from hypothesis import strategies as st
 from reference import oracle, positions
 from torch import Tensor
 
@@ -136,11 +132,7 @@ DENSE = [
 @pytest.mark.parametrize("batch", BATCHES)
 @each_dtype
 def test_every_batch_size(case: Case, batch: int, dtype: torch.dtype) -> None:
-    given = arguments(pattern_of(case), batch, dtype)
-    truth = oracle(pattern_of(case), *given)
-    for index_dtype in (torch.int32, torch.int64):
-        for layout in LAYOUTS.values():
-            check(pattern_of(case, index_dtype), given.laid_out(layout), truth)
+    compiled.check_every_layout(NATIVE, case, batch, dtype)
 
 
 @each(SWEPT)
@@ -237,27 +229,9 @@ def test_half_types_are_rounded_once_and_to_even(dtype: torch.dtype, layout: str
 
 
 @hypothesis.settings(derandomize=True, database=None, deadline=None, max_examples=1000)
-@hypothesis.given(
-    adjacency=adjacencies(),
-    batch=st.integers(0, 70),
-    dtype=st.sampled_from(DTYPES),
-    index_dtype=st.sampled_from([torch.int32, torch.int64]),
-    layouts=st.tuples(*2 * [st.sampled_from([*LAYOUTS.values(), *EXPANDED.values()])]),
-    with_bias=st.booleans(),
-    count=st.sampled_from([1, 2]),
-)
-def test_drawn_patterns(
-    adjacency: sp.csr_array,
-    batch: int,
-    dtype: torch.dtype,
-    index_dtype: torch.dtype,
-    layouts: tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]],
-    with_bias: bool,
-    count: int,
-) -> None:
-    pattern = interop.to_pattern(adjacency, index_dtype=index_dtype)
-    x, values, bias, grad_output = arguments(pattern, batch, dtype)
-    given = Arguments(layouts[0](x), values, bias if with_bias else None, layouts[1](grad_output))
+@hypothesis.given(compiled.calls(DTYPES))
+def test_drawn_patterns(call: tuple[SparsityPattern, Arguments, int]) -> None:
+    pattern, given, count = call
     with threads(count):
         check(pattern, given, oracle(pattern, *given))
 
@@ -281,14 +255,7 @@ SHARED = [
 def test_same_bits_with_any_threads(case: Case, batch: int, dtype: torch.dtype) -> None:
     wide = dtype in (torch.float64, torch.float16)
     pattern = pattern_of(case, torch.int64 if wide else torch.int32)
-    given = arguments(pattern, batch, dtype)
-    runs = []
-    for count in (1, 2, 3, 4, 8, 2, 3):
-        with threads(count):
-            runs.append(products(pattern, given))
-    for run in runs[1:]:  # the first has its results still, whatever ran since
-        for first, again in zip(runs[0], run, strict=True):
-            assert torch.equal(first, again)
+    compiled.check_same_bits(NATIVE, pattern, arguments(pattern, batch, dtype))
 
 
 def test_same_bits_in_both_layouts() -> None:
@@ -427,37 +394,12 @@ def test_wrong_dtypes_are_refused_before(
         functional.sparse_linear(given["input"], given["values"], pattern, given["bias"])
 
 
-ROOT = Path(__file__).parents[1]
-SHIPPED = [
-    *sorted((ROOT / "sparselinear" / "data").glob("*.npz")),
-    *sorted((ROOT / "examples" / "data").glob("*/L*.npz")),
-    ROOT / "tests" / "data" / "graphchallenge" / "layer01.npz",
-]
-FOLDER = os.environ.get("SPARSELINEAR_DATA", "")
-FOUND = sorted(p for p in Path(FOLDER).rglob("*") if p.suffix in interop.FORMATS) if FOLDER else []
-
-
-def check_file(path: Path, *dtypes: torch.dtype) -> None:
-    pattern = interop.to_pattern(interop.load_adjacency(path))
-    for batch in (1, 50, 64):  # 64 samples fill the vectors of every width of panel
-        for dtype in dtypes:
-            given = arguments(pattern, batch, dtype)
-            truth = sparse_oracle(pattern, *given)
-            check(pattern, given, truth)
-            check(pattern, given.laid_out(LAYOUTS["feature-major"]), truth)
-
-
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: f"{path.parent.name}/{path.stem}")
+@pytest.mark.parametrize("path", compiled.SHIPPED, ids=compiled.name_of)
 def test_matrices_that_ship(path: Path) -> None:
-    check_file(path, *DTYPES)
+    compiled.check_file(NATIVE, path, *DTYPES)
 
 
-@pytest.mark.skipif(not FOUND, reason="SPARSELINEAR_DATA names no folder of .npz, .mtx or .smtx files")
-@pytest.mark.parametrize("path", FOUND, ids=lambda path: f"{path.parent.name}/{path.stem}")
+@compiled.of_a_folder
 def test_matrices_of_a_folder(path: Path) -> None:
     """Every matrix below the folder that SPARSELINEAR_DATA names."""
-    try:
-        interop.load_adjacency(path)
-    except ValueError as error:
-        pytest.skip(str(error))
-    check_file(path, torch.float32, torch.bfloat16)
+    compiled.check_file(NATIVE, path, torch.float32, torch.bfloat16)

@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from difflib import get_close_matches
+from math import inf
 
 import torch
 
 from ..checks import device as checked_device
 from ..checks import floating_dtype, message
 from ..pattern import SparsityPattern
-from .amx import AmxKernel, dense_from, least_density
+from .amx import DENSE_FROM, AmxKernel, least_density
 from .base import Kernel
 from .embedding_bag import EmbeddingBagKernel
 from .gather import GatherKernel
@@ -121,9 +122,8 @@ def _decide(pattern: SparsityPattern, dtype: torch.dtype, batch: int) -> tuple[K
 
 def _by_connections_or_tiles(pattern: SparsityPattern, dtype: torch.dtype, batch: int) -> tuple[Kernel, str]:
     """The native kernel, or amx where W is so dense that its matrix unit makes up for multiplying zeros."""
-    dense = dense_from(dtype)
-    least = 1 if dense is None else least_density(dense, pattern.out_features, pattern.in_features, batch)
-    if dense is None or pattern.density < least:
+    least = least_density(DENSE_FROM.get(dtype, inf), pattern.out_features, pattern.in_features, batch)
+    if pattern.density < least or _AMX.unavailable(pattern.device, dtype):
         return _NATIVE, "compiled for this CPU, first choice there"
     where = f"density {pattern.density:.0%}, batch {batch}"
     return _AMX, f"{where}: from {least:.0%} on the matrix unit is faster than going by connections"

@@ -30,50 +30,55 @@ class NativeKernel(Kernel):
 
     def unavailable(self, device: torch.device, dtype: torch.dtype) -> str | None:  # noqa: D102
         if device.type != "cpu":
-            return "the native kernel runs on a CPU only"
+            return f"the {self.name} kernel runs on a CPU only"
         return _problem() if dtype in FLOATING else f"values are not of {dtype}"
 
     def spmm(  # noqa: D102
         self, pattern: SparsityPattern, values: Tensor, input: Tensor, bias: Tensor | None = None
     ) -> Tensor:
         bias = None if bias is None else bias.contiguous()
-        output: Tensor = operator("spmm")(
-            pattern.crow_indices, pattern.col_indices, values, None, strided(input), bias
+        output: Tensor = self._run(
+            "spmm", pattern.crow_indices, pattern.col_indices, values, None, _strided(input), bias
         )
         return output
 
     def spmm_transposed(self, pattern: SparsityPattern, values: Tensor, grad_output: Tensor) -> Tensor:  # noqa: D102
         columns = pattern.transposed
-        grad_input: Tensor = operator("spmm")(
+        grad_input: Tensor = self._run(
+            "spmm",
             columns.crow_indices,
             columns.col_indices,
             values,
             pattern.permutation,
-            strided(grad_output),
+            _strided(grad_output),
             None,
         )
         return grad_input
 
     def sddmm(self, pattern: SparsityPattern, grad_output: Tensor, input: Tensor) -> Tensor:  # noqa: D102
-        grad_values: Tensor = operator("sddmm")(
-            pattern.crow_indices, pattern.col_indices, strided(grad_output), strided(input)
+        grad_values: Tensor = self._run(
+            "sddmm", pattern.crow_indices, pattern.col_indices, _strided(grad_output), _strided(input)
         )
         return grad_values
 
     def backward(  # noqa: D102
         self, pattern: SparsityPattern, values: Tensor, grad_output: Tensor, input: Tensor
     ) -> tuple[Tensor, Tensor]:
-        grad_input, grad_values = operator("backward")(
+        grad_input, grad_values = self._run(
+            "backward",
             pattern.crow_indices,
             pattern.col_indices,
             pattern.ccol_indices,
             pattern.row_indices,
             pattern.permutation,
             values,
-            strided(grad_output),
-            strided(input),
+            _strided(grad_output),
+            _strided(input),
         )
         return grad_input, grad_values
+
+    def _run(self, name: str, *arguments: Any) -> Any:
+        return operator(name)(*arguments)
 
 
 @cache
@@ -93,7 +98,7 @@ def operator(name: str) -> Any:
     return getattr(torch.ops.sparselinear, name).default
 
 
-def strided(activations: Tensor) -> Tensor:
+def _strided(activations: Tensor) -> Tensor:
     """(batch, features) with one of its two strides 1."""
     batch_stride, feature_stride = activations.stride()
     return activations if feature_stride == 1 or batch_stride == 1 else activations.contiguous()

@@ -1,4 +1,4 @@
-"""What the native kernel does with a batch: the rules of csrc/native.cpp once more, for predictions."""
+"""What the compiled kernels do with a batch: rules of csrc once more, for predictions."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ _MOST, FAR_FORWARD, FAR_BACKWARD = 4, 2, 4
 _LINE = 64  # bytes
 # Values, and connections of a column, from which on their gradients have a long way back to CSR order.
 _MANY_BYTES, _LONG_COLUMN = 4 << 20, 256
+# On tiles: samples, rows and columns that are multiplied together; the most samples of a panel, the bytes
+# that its parts may take, and those of a number by its itemsize (of bfloat16 2: few layers are so wide).
+TILE = 32
+_MOST_SAMPLES, _PANEL_BYTES, _PARTS_BYTES = 512, 32 << 20, {4: 6, 2: 4}
 
 
 def panel_width(
@@ -54,6 +58,14 @@ def two_passes_from(batch: int, itemsize: int, in_features: int) -> float:
     return many if batch * itemsize <= 4 * _LINE else inf
 
 
-def takes_two_passes(batch: int, itemsize: int, nnz: int, in_features: int) -> bool:
-    """Whether a layer of so many connections does."""
-    return nnz >= two_passes_from(batch, itemsize, in_features)
+def tile_panels(batch: int, features: int, itemsize: int) -> int:
+    """Panels of a batch on tiles: W is written out once for each.
+
+    Args:
+        batch: rows of the input.
+        features: of the activations that are split in parts.
+        itemsize: bytes of an activation, 2 or 4.
+    """
+    row = _PARTS_BYTES[itemsize] * ceil(features / TILE) * TILE
+    most = min(max(_PANEL_BYTES // row // TILE * TILE, TILE), _MOST_SAMPLES)
+    return ceil(batch / most)

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from ..kernels import choose
-from ..kernels.panels import takes_two_passes
+from ..kernels.panels import two_passes_from
 from ..pattern import BLOCK
 
 if TYPE_CHECKING:
@@ -240,8 +240,8 @@ def _scratch(sizes: Sizes) -> tuple[int, ...]:
     Two passes need a block of numbers in CSC order less than one, as grad_values come in CSR order.
     """
     panel = min(sizes.batch * _wide(sizes), _PANEL_ROW_BYTES) * sizes.out_features
-    two = takes_two_passes(sizes.batch, _wide(sizes), sizes.nnz, sizes.in_features)
-    dots = 0 if two else _reordered(sizes)
+    two_passes = sizes.nnz >= two_passes_from(sizes.batch, _wide(sizes), sizes.in_features)
+    dots = 0 if two_passes else _reordered(sizes)
     return panel, _reordered(sizes), dots
 
 

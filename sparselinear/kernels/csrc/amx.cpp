@@ -1,5 +1,6 @@
-// The operators of the amx kernel: spmm, spmm_transposed, sddmm and backward of W as dense tiles. Each tells
-// beside its results whether they are valid: not if there are numbers that have no parts (parts.h).
+// The operators of the amx kernel: spmm and sddmm of W as dense tiles, with the arguments of the native
+// kernel's. Each tells beside its result whether it is valid: not if there are numbers that have no parts
+// (parts.h).
 #include <torch/csrc/stable/library.h>
 
 #include <tuple>

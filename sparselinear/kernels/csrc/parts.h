@@ -53,10 +53,10 @@ class SharedMagnitude {
     for (uint32_t known = most_; known < most && !most_.compare_exchange_weak(known, most);) continue;
   }
   // Whether parts stand for the numbers. Infinities and what is not a number do not have any, and numbers
-  // next to the largest would round to infinity. Parts below 2^-126 are lost, as the unit takes them for
-  // zero: less than 2^-66 of the largest number, if that is 2^-60 or more.
+  // next to the largest would round to infinity. The unit takes what is below 2^-126 for zero, parts and sums
+  // alike: next to nothing beside products of the largest numbers, if those are 2^-40 or more.
   bool has_parts() const {
-    constexpr uint32_t kLeast = (127 - 60) << 23, kMost = (127 + 127) << 23;
+    constexpr uint32_t kLeast = (127 - 40) << 23, kMost = (127 + 127) << 23;
     return most_ == 0 || (most_ >= kLeast && most_ < kMost);
   }
 

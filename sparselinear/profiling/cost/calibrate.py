@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ... import kernels
-from ...kernels.amx import AmxKernel, dense_from
+from ...kernels.amx import DENSE_FROM, AmxKernel
 from ...linear import SparseLinear
 from ...topology import random_pattern
 from ..clock import CPU, settle
@@ -75,8 +75,8 @@ _SAMPLE_S, _MOST_REPEATS = 0.004, 100
 # longer than a turn and only ever add to it. In the later turns the allocator keeps more of what is freed, as
 # it does in a training that has gone on for a while.
 _TURNS = 3
-# Features and batch of a layer with all connections that is large enough for any kernel.
-_LARGE = 512
+# Features, and batch, of a layer with all connections that is as dense as any kernel asks for.
+_FULL, _FULL_BATCH = 128, 4096
 # Nothing that is called through Python takes less. No prediction is 0 then, whatever else came out as 0.
 _LEAST_CALL_S = 1e-6
 
@@ -127,14 +127,15 @@ def kernels_used(dtype: torch.dtype) -> str:
     Where the native one has not been compiled yet, it is now.
     """
     with _ON_CPU:
-        pattern, full = (random_pattern((size, size), size**2, 0) for size in (1, _LARGE))
+        pattern, full = (random_pattern((size, size), size**2, 0) for size in (1, _FULL))
     names = {kernels.choose(pattern, dtype, batch).name for *_, batch in SPARSE_LAYERS}
-    return ", ".join(sorted({*names, kernels.choose(full, dtype, _LARGE).name}))
+    return ", ".join(sorted({*names, kernels.choose(full, dtype, _FULL_BATCH).name}))
 
 
 def measure(dtype: torch.dtype, progress: Progress | None = None) -> Rates:
     """Time the layers, and fit the rates to the times."""
-    chip, kernel = this_chip(dtype), kernels_used(dtype)
+    kernel = kernels_used(dtype)
+    chip = this_chip(DENSE_FROM[dtype] if AmxKernel.name in kernel.split(", ") else None)
     jobs = [(SPARSE, shape) for shape in SPARSE_LAYERS] + [(DENSE, shape) for shape in DENSE_LAYERS]
     points: dict[tuple[str, str], dict[tuple[int, ...], Point]] = {}
     for number, (system, shape) in enumerate(_TURNS * jobs):
@@ -153,12 +154,12 @@ def measure(dtype: torch.dtype, progress: Progress | None = None) -> Rates:
     return Rates(kernel, chip, torch.get_num_threads(), str(dtype).removeprefix("torch."), fitted)
 
 
-def this_chip(dtype: torch.dtype) -> Chip:
-    """Vectors, cache and matrix unit of this processor; where they are not known, what csrc assumes."""
+def this_chip(dense_from: float | None) -> Chip:
+    """Vectors and cache of this processor, or what csrc assumes where they are not known; and the density."""
     found = describe(torch.device("cpu"))
     vector = 64 if "512" in found.capability else 32 if "AVX" in found.capability else 16
     cache = next((cache.size_bytes for cache in found.caches if cache.name == "L2"), 1 << 20)
-    return Chip(vector, cache, dense_from(dtype) if AmxKernel.name in kernels_used(dtype) else None)
+    return Chip(vector, cache, dense_from)
 
 
 def _sparse(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[nn.Module, Workload]:

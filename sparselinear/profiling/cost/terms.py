@@ -33,7 +33,14 @@ from dataclasses import dataclass
 from math import ceil, inf
 
 from ...kernels.amx import least_density
-from ...kernels.panels import FAR_BACKWARD, FAR_FORWARD, panel_width, takes_two_passes, two_passes_from
+from ...kernels.panels import (
+    FAR_BACKWARD,
+    FAR_FORWARD,
+    TILE,
+    panel_width,
+    tile_panels,
+    two_passes_from,
+)
 from .workload import Skew, Workload
 
 FORWARD, STEP = "forward", "step"
@@ -43,10 +50,8 @@ LINE = 64  # bytes of a line of the cache
 # cleared anew (glibc raises its threshold for mmap up to 32 MiB, and trims above twice of it).
 LARGE_BYTES = 16e6
 
-# kPair and kMostSamples of csrc/dense_tiles.h.
-_TILE, _TILE_SAMPLES = 32, 512
-
 Terms = dict[str, float]
+_TILES = ("tile", "tile entry", "tile connection")
 
 
 @dataclass(frozen=True)
@@ -70,11 +75,11 @@ def terms_of(system: str, kind: str, work: Workload, chip: Chip) -> Terms:
 
 
 def _sparse(work: Workload, kind: str, chip: Chip) -> Terms:
-    by_connections, tiles = _by_connections(work, kind, chip), _tiles(work)
-    if work.density >= tiles_from(work, chip):
-        shared = ("call", "activations", "large")
-        return {**dict.fromkeys(by_connections, 0), **{n: by_connections[n] for n in shared}, **tiles}
-    return {**by_connections, **dict.fromkeys(tiles, 0)}
+    terms = {**_by_connections(work, kind, chip), **dict.fromkeys(_TILES, 0)}
+    if work.density < tiles_from(work, chip):
+        return terms
+    shared = {name: terms[name] for name in ("call", "activations", "large")}
+    return {**dict.fromkeys(terms, 0), **shared, **_tiles(work, kind)}
 
 
 def tiles_from(work: Workload, chip: Chip) -> float:
@@ -91,17 +96,16 @@ def bends(work: Workload, chip: Chip) -> list[int]:
     return sorted(ceil(n) for n in (passes, tiles_from(work, chip) * cells) if 0 < n <= cells)
 
 
-def _tiles(work: Workload) -> Terms:
-    """Of one product; a step has three of the same size."""
-    samples, out_features, in_features = (
-        ceil(n / _TILE) * _TILE for n in (work.batch, work.out_features, work.in_features)
+def _tiles(work: Workload, kind: str) -> Terms:
+    split = [work.in_features]  # features of the activations that each product splits in parts
+    if kind == STEP:
+        split += [work.out_features, work.in_features + work.out_features]
+    samples, rows, columns = (
+        ceil(n / TILE) * TILE for n in (work.batch, work.out_features, work.in_features)
     )
-    panels = ceil(work.batch / _TILE_SAMPLES)
-    return {
-        "tile": samples * out_features * in_features,
-        "tile entry": out_features * in_features * panels,
-        "tile connection": work.nnz * panels,
-    }
+    panels = sum(tile_panels(work.batch, features, work.itemsize) for features in split)
+    counts = (len(split) * samples * rows * columns, rows * columns * panels, work.nnz * panels)
+    return dict(zip(_TILES, counts, strict=True))
 
 
 def _by_connections(work: Workload, kind: str, chip: Chip) -> Terms:
@@ -125,7 +129,7 @@ def _by_connections(work: Workload, kind: str, chip: Chip) -> Terms:
 
 def _backward(work: Workload, chip: Chip) -> tuple[Terms, int]:
     """Products of backward, and the ways that numbers go between CSR and CSC order: there, and back."""
-    if not takes_two_passes(work.batch, _summed(work), work.nnz, work.in_features):
+    if work.nnz < two_passes_from(work.batch, _summed(work), work.in_features):
         return _product(work, work.in_features, work.out_features, work.rows, FAR_BACKWARD, chip), 2
     by_columns = _product(work, work.in_features, work.out_features, work.rows, FAR_FORWARD, chip)
     by_rows = _product(work, work.out_features, work.in_features, work.columns, FAR_BACKWARD, chip)
