@@ -71,9 +71,9 @@ def test_break_even_is_even(shape: tuple[int, int, int]) -> None:
     ids=["tiles are always faster", "up to a density", "never"],
 )
 def test_break_even_where_dense_layers_run_on_tiles(tile_connection: float, expected: float) -> None:
-    """1000 x 1000, batch 256: tiles from a density of 0.375 on; by connections the two are even at 0.3."""
+    """1000 x 1000, batch 256: tiles from a density of 0.361 on; by connections the two are even at 0.3."""
     work = workload(1000, 1000, 1, 256)
-    assert tiles_from(work, CHIP) == pytest.approx(0.375)
+    assert tiles_from(work, CHIP) == pytest.approx(0.36094, abs=1e-5)
     full = 256 * 1e6 * MULTIPLY / 1e6  # seconds a connection, if all connections took as long as dense
     by_connections = full / 0.3 / (2 * 4)  # counted in both directions, for each of 4 panels
     rates = only(

@@ -6,7 +6,7 @@ from math import ceil
 
 import pytest
 import torch
-from costs import CHIP, even, workload
+from costs import CHIP, NO_UNIT, even, workload
 
 from sparselinear.profiling.cost import Workload
 from sparselinear.profiling.cost.terms import (
@@ -118,10 +118,22 @@ def test_tiles_where_there_is_a_unit_and_the_density_is_high() -> None:
     assert sparse(dense, chip=Chip(64, 2 << 20)).keys() == sparse(dense).keys()
 
 
+def test_forward_on_few_samples_goes_by_connections() -> None:
+    """Dense, batch 32: two products of three are on tiles."""
+    work = workload(1000, 1000, 700_000, 32)
+    by_connections, tiles = sparse(work, chip=NO_UNIT), 1024 * 1024
+    assert sparse(work) == by_connections
+    step = sparse(work, STEP)
+    assert (step["tile"], step["tile entry"], step["tile connection"]) == (64 * tiles, 2 * tiles, 1_400_000)
+    assert all(step[name] == by_connections[name] for name in ("near", "far", "connection", "row"))
+    assert step["activations"] == sparse(work, STEP, chip=NO_UNIT)["activations"]
+    assert sparse(workload(1000, 1000, 700_000, 32, 2))["tile"]
+
+
 def test_where_the_line_bends() -> None:
     """Two passes from 256 connections a column and 4 MiB of values on, up to 64 samples; then tiles."""
     big = workload(10_000, 5000, 1, 64)
-    assert bends(big, CHIP) == [5000 * 256, ceil(0.25 * 2 * 1.04 * 50_000_000)]
+    assert bends(big, CHIP) == [5000 * 256, ceil(0.25 * 1.125 * 1.08 * 50_000_000)]
     assert bends(big, Chip(64, 2 << 20)) == [5000 * 256]
     assert bends(workload(10_000, 500, 1, 64), Chip(64, 2 << 20)) == [1 << 20]
     for batch in (32, 65):  # always two passes; never

@@ -103,7 +103,7 @@ def test_the_rule_is_that_of_the_sources() -> None:
     assert "vectors = 4;\n" in text
     assert "kMany = 4 << 20, kLongColumn = 256;" in text
     assert "return batch * kSize <= (many ? 4 : 2) * kLine;" in text
-    text = (CSRC / "dense_tiles.h").read_text(encoding="utf-8")
+    text = (CSRC / "strips.h").read_text(encoding="utf-8")
     assert "kPair = 2 * kTile;" in text
     assert "kMostSamples = 512, kPanelBytes = int64_t{32} << 20;" in text
     assert "kTile = 16," in (CSRC / "parts.h").read_text(encoding="utf-8")

@@ -2,31 +2,36 @@
 
 Blocks of W are written out with their zeros, a few at a time, and multiplied as tiles of bfloat16. A float32
 is a sum of three bfloat16, and six products of these parts give one to the last bits of a float32
-(csrc/parts.h); no array of out_features x in_features is made. The time depends on the size of W and hardly
-on its connections, so this pays where W is dense.
+(csrc/parts.h). No array of out_features x in_features is made, but for one bit for each entry, by which the
+values are put in their places. The time depends on the size of W and hardly on its connections, so this pays
+where W is dense.
 """
 
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
+from torch import Tensor
 
+from ..pattern import SparsityPattern
 from .base import Kernel
-from .native import NativeKernel, operator
+from .native import NativeKernel, operator, strided
+from .panels import TILE
 
 # From this density on a training step of a large layer on a large batch takes less time over tiles than by
 # connections. On few samples the blocks of W that are written out serve few, and a layer with few features
 # has its tiles half empty. Native's time over that of amx, 2 cores with 2 MiB of second-level cache each:
-#   float32    4096 x 4096   batch   64   20 %: 0.77  30 %: 0.90    256   20 %: 0.88  25 %: 1.14  40 %: 1.33
-#              4096 x 4096         1024         0.81        1.09
-#              1024 x 1024           64         0.58        0.77    256         0.67        0.83        1.13
-#              512 x 512            256   40 %: 1.00        128 x 128, batch 256, 50 %: 0.71
-#   bfloat16   4096 x 4096           64    5 %: 0.44  10 %: 0.67    256    5 %: 0.68  10 %: 1.13
-#   float16    4096 x 4096           64   10 %: 0.63  20 %: 0.84    256   10 %: 0.74  20 %: 1.25
-DENSE_FROM = {torch.float32: 0.23, torch.bfloat16: 0.085, torch.float16: 0.16}
-_FEW_SAMPLES, _FEW_FEATURES = 64, 200
+#   float32    4096 x 4096   batch   16   20 %: 0.74  30 %: 0.98    64   20 %: 0.96  25 %: 1.11
+#              4096 x 4096          256   20 %: 1.01  25 %: 1.18  1024   20 %: 0.77  30 %: 1.11
+#              1024 x 1024           64         0.66  30 %: 0.97   256         0.70  30 %: 1.05
+#              512 x 512             64   30 %: 0.79  50 %: 1.21   256   30 %: 0.92  50 %: 1.35
+#              128 x 128             64         0.85        0.96   256         0.57        0.80
+#   bfloat16   4096 x 4096           64    8 %: 0.73  12 %: 1.04   256    8 %: 1.04  12 %: 1.42
+#   float16    4096 x 4096           64   12 %: 0.89  16 %: 1.10   256   12 %: 0.97  16 %: 1.22
+DENSE_FROM = {torch.float32: 0.2, torch.bfloat16: 0.08, torch.float16: 0.12}
+_FEW_SAMPLES, _FEW_FEATURES = 8, 400
 
 
 def least_density(dense_from: float, out_features: int, in_features: int, batch: int) -> float:
@@ -40,6 +45,20 @@ def least_density(dense_from: float, out_features: int, in_features: int, batch:
     """
     fewest = max(1, min(out_features, in_features))
     return dense_from * (1 + _FEW_SAMPLES / max(1, batch)) * (1 + _FEW_FEATURES / fewest)
+
+
+def forward_by_connections(itemsize: int, batch: int) -> bool:
+    """Whether forward leaves a dense layer to the native kernel.
+
+    On so few samples each block of W is written out for one multiplication, and three parts of each number
+    are many to write. Native's time over that on tiles, 4096 x 4096, float32: batch 16: 40 %: 0.52, 90 %:
+    0.76; batch 32, 30 %: 0.62; batch 64, 30 %: 0.91. Backward gains: 1.47, 1.80; 1.34; 1.50.
+
+    Args:
+        itemsize: bytes of a value, 2 or 4.
+        batch: rows of the input.
+    """
+    return itemsize == 4 and batch <= TILE
 
 
 class AmxKernel(NativeKernel):
@@ -61,9 +80,40 @@ class AmxKernel(NativeKernel):
 
     backward = Kernel.backward  # a product for each gradient
 
-    def _run(self, name: str, *arguments: Any) -> Any:
-        result, valid = operator(f"amx_{name}")(*arguments)
-        return result if valid else super()._run(name, *arguments)
+    def spmm(  # noqa: D102
+        self, pattern: SparsityPattern, values: Tensor, input: Tensor, bias: Tensor | None = None
+    ) -> Tensor:
+        if forward_by_connections(values.itemsize, len(input)):
+            return super().spmm(pattern, values, input, bias)
+        bias = None if bias is None else bias.contiguous()
+        output, valid = operator("amx_spmm")(
+            pattern.crow_indices, bits_of(pattern), values, strided(input), bias
+        )
+        return output if valid else super().spmm(pattern, values, input, bias)
+
+    def spmm_transposed(self, pattern: SparsityPattern, values: Tensor, grad_output: Tensor) -> Tensor:  # noqa: D102
+        grad_input, valid = operator("amx_spmm_transposed")(
+            pattern.crow_indices, bits_of(pattern), values, pattern.in_features, strided(grad_output)
+        )
+        return grad_input if valid else super().spmm_transposed(pattern, values, grad_output)
+
+    def sddmm(self, pattern: SparsityPattern, grad_output: Tensor, input: Tensor) -> Tensor:  # noqa: D102
+        grad_values, valid = operator("amx_sddmm")(
+            pattern.crow_indices, bits_of(pattern), pattern.nnz, strided(grad_output), strided(input)
+        )
+        return grad_values if valid else super().sddmm(pattern, grad_output, input)
+
+
+_known_bits: WeakKeyDictionary[SparsityPattern, Tensor] = WeakKeyDictionary()
+
+
+def bits_of(pattern: SparsityPattern) -> Tensor:
+    """(out_features, in_features / 32) int32, a bit for each entry of W; found at first use, then kept."""
+    bits = _known_bits.get(pattern)
+    if bits is None:
+        bits = operator("amx_bits")(pattern.crow_indices, pattern.col_indices, pattern.in_features)
+        _known_bits[pattern] = bits
+    return bits
 
 
 @cache

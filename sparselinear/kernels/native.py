@@ -37,48 +37,43 @@ class NativeKernel(Kernel):
         self, pattern: SparsityPattern, values: Tensor, input: Tensor, bias: Tensor | None = None
     ) -> Tensor:
         bias = None if bias is None else bias.contiguous()
-        output: Tensor = self._run(
-            "spmm", pattern.crow_indices, pattern.col_indices, values, None, _strided(input), bias
+        output: Tensor = operator("spmm")(
+            pattern.crow_indices, pattern.col_indices, values, None, strided(input), bias
         )
         return output
 
     def spmm_transposed(self, pattern: SparsityPattern, values: Tensor, grad_output: Tensor) -> Tensor:  # noqa: D102
         columns = pattern.transposed
-        grad_input: Tensor = self._run(
-            "spmm",
+        grad_input: Tensor = operator("spmm")(
             columns.crow_indices,
             columns.col_indices,
             values,
             pattern.permutation,
-            _strided(grad_output),
+            strided(grad_output),
             None,
         )
         return grad_input
 
     def sddmm(self, pattern: SparsityPattern, grad_output: Tensor, input: Tensor) -> Tensor:  # noqa: D102
-        grad_values: Tensor = self._run(
-            "sddmm", pattern.crow_indices, pattern.col_indices, _strided(grad_output), _strided(input)
+        grad_values: Tensor = operator("sddmm")(
+            pattern.crow_indices, pattern.col_indices, strided(grad_output), strided(input)
         )
         return grad_values
 
     def backward(  # noqa: D102
         self, pattern: SparsityPattern, values: Tensor, grad_output: Tensor, input: Tensor
     ) -> tuple[Tensor, Tensor]:
-        grad_input, grad_values = self._run(
-            "backward",
+        grad_input, grad_values = operator("backward")(
             pattern.crow_indices,
             pattern.col_indices,
             pattern.ccol_indices,
             pattern.row_indices,
             pattern.permutation,
             values,
-            _strided(grad_output),
-            _strided(input),
+            strided(grad_output),
+            strided(input),
         )
         return grad_input, grad_values
-
-    def _run(self, name: str, *arguments: Any) -> Any:
-        return operator(name)(*arguments)
 
 
 @cache
@@ -98,7 +93,7 @@ def operator(name: str) -> Any:
     return getattr(torch.ops.sparselinear, name).default
 
 
-def _strided(activations: Tensor) -> Tensor:
+def strided(activations: Tensor) -> Tensor:
     """(batch, features) with one of its two strides 1."""
     batch_stride, feature_stride = activations.stride()
     return activations if feature_stride == 1 or batch_stride == 1 else activations.contiguous()

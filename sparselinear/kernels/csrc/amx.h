@@ -3,7 +3,7 @@
 
 #include "parts.h"
 
-#if defined(__AMX_TILE__) && defined(__AMX_BF16__) && defined(__AVX512F__) && defined(__linux__)
+#if defined(__AMX_TILE__) && defined(__AMX_BF16__) && defined(__AVX512VBMI2__) && defined(__linux__)
 #define SPARSELINEAR_AMX 1
 #include <immintrin.h>
 #include <sys/syscall.h>
@@ -62,19 +62,18 @@ __attribute__((always_inline)) inline void multiply_parts(const Bits* a0, const 
   _tile_dpbf16ps(3, 5, 7);
 }
 
-// c (32, 32), with rows at a distance of `stride`, (+)= A B, from two strips of A and two of B of so many
-// tiles. Of the products of parts those are taken that count in the type of the sums: P of each number, with
+// c (+)= A B, from two strips of A and two of B of so many tiles: 32 x 32 sums, as four tiles of 16 x 16, one
+// after the other, the two upper ones first. Of the products of parts those are taken that count in the type of the sums: P of each number, with
 // i + j < P.
 template <int P>
 inline void multiply_strips(const Bits* a0, const Bits* a1, const Bits* b0, const Bits* b1, int64_t tiles,
-                            bool add, float* c, int64_t stride) {
-  const int64_t bytes = stride * sizeof(float);
-  float* const lower = c + kTile * stride;
+                            bool add, float* c) {
+  constexpr int kSums = kTile * kTile, kBytes = kTile * sizeof(float);
   if (add) {
-    _tile_loadd(0, c, bytes);
-    _tile_loadd(1, c + kTile, bytes);
-    _tile_loadd(2, lower, bytes);
-    _tile_loadd(3, lower + kTile, bytes);
+    _tile_loadd(0, c, kBytes);
+    _tile_loadd(1, c + kSums, kBytes);
+    _tile_loadd(2, c + 2 * kSums, kBytes);
+    _tile_loadd(3, c + 3 * kSums, kBytes);
   } else {
     _tile_zero(0);
     _tile_zero(1);
@@ -101,10 +100,10 @@ inline void multiply_strips(const Bits* a0, const Bits* a1, const Bits* b0, cons
     b0 += P * kTileSize;
     b1 += P * kTileSize;
   }
-  _tile_stored(0, c, bytes);
-  _tile_stored(1, c + kTile, bytes);
-  _tile_stored(2, lower, bytes);
-  _tile_stored(3, lower + kTile, bytes);
+  _tile_stored(0, c, kBytes);
+  _tile_stored(1, c + kSums, kBytes);
+  _tile_stored(2, c + 2 * kSums, kBytes);
+  _tile_stored(3, c + 3 * kSums, kBytes);
 }
 
 #endif

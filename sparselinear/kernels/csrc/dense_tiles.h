@@ -2,205 +2,67 @@
 // unit, multiplied, and forgotten. grad_values come as blocks too, of which the connections are kept.
 #pragma once
 
-#include "amx.h"
+#include "expand.h"
 #include "parallel.h"
-#include "scratch.h"
+#include "strips.h"
 
 namespace sparselinear {
 
 #ifdef SPARSELINEAR_AMX
 
-// A sparse matrix by rows: W, or W^T. Connection k has the value values[order[k]], or values[k] if there is
-// no order.
-template <class S, class I>
-struct Weights {
-  const I *offsets, *index;
-  const S* values;
-  const I* order;
-  int64_t rows, columns;
-};
-
-constexpr int64_t kPair = 2 * kTile;  // strips are multiplied two at a time
-constexpr int64_t kDeep = 4;          // tiles of two strips of A and two of B fit in the first-level cache
-constexpr int64_t kMostRows = 256;    // of W in a task
-constexpr int64_t kColumns = kDeep * kDepth;  // of W that a task works on at a time
-// Samples of a panel, whose parts are kept in scratch, and bytes of these.
-constexpr int64_t kMostSamples = 512, kPanelBytes = int64_t{32} << 20;
-
-inline int64_t round_up(int64_t n, int64_t to) {
-  return ceil_div(n, to) * to;
+// Rows of W, or columns, of each of some tasks. The activations of a panel are read anew for each task, and the
+// sums of a task, or its part of grad_output, go through the second-level cache.
+inline int64_t width_of_task(int64_t all, int64_t samples) {
+  constexpr int64_t kMost = 512, kMostSums = 512 * 256;
+  const int64_t fair = ceil_div(all, 4 * torch::stable::get_num_threads());
+  return std::min({kMost, kMostSums / samples / kPair * kPair, round_up(fair, kPair)});
 }
 
-// Samples of each panel, all panels being of nearly the same size.
-template <int P>
-int64_t panel_samples(int64_t batch, int64_t features) {
-  const int64_t fit = kPanelBytes / (P * static_cast<int64_t>(sizeof(Bits)) * round_up(features, kDepth));
-  const int64_t most = std::clamp<int64_t>(fit / kPair * kPair, kPair, kMostSamples);
-  return round_up(ceil_div(batch, ceil_div(batch, most)), kPair);
-}
-
-// Rows of W of one task.
-inline int64_t rows_of_task(int64_t rows) {
-  const int64_t fair = ceil_div(rows, 4 * torch::stable::get_num_threads());
-  return std::min(kMostRows, round_up(fair, kPair));
-}
-
-// Asks for the lines of so many bytes.
-inline void fetch(const void* data, int64_t bytes) {
-  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char*>(data) + i);
-}
-
-// The parts of a panel as strips of tiles, in scratch: the first kDeep tiles of all strips, then the next of
-// all. Strips that lie a whole depth apart would meet in the same few sets of the cache.
-class Strips {
- public:
-  Strips(int64_t strips, int64_t depth, int parts)
-      : strips_(strips),
-        tile_(parts * kTileSize),
-        scratch_(strips * round_up(ceil_div(depth, kDepth), kDeep) * tile_ * sizeof(Bits)) {}
-  // A tile of a strip; up to the next multiple of kDeep, those that follow lie behind it.
-  Bits* at(int64_t strip, int64_t tile) const {
-    return scratch_.as<Bits>() + ((tile / kDeep * strips_ + strip) * kDeep + tile % kDeep) * tile_;
-  }
-
- private:
-  int64_t strips_, tile_;
-  Scratch scratch_;
-};
-
-// Samples from one on, as many as a panel holds, of the activations.
-template <class S>
-Activations<S> samples_of(const Activations<S>& from, int64_t first, int64_t count) {
-  return {from.at(first, 0), std::min(count, from.batch - first), from.features, from.batch_stride,
-          from.feature_stride};
-}
-
-// As A, samples being the rows and features the depth, or, if `across`, the other way round.
-template <class S, int P = kParts<S>>
-void pack_rows(const Activations<const S>& from, bool across, int64_t depth, const Strips& to,
-               SharedMagnitude& seen) {
-  const int64_t rows = across ? from.features : from.batch, tiles = ceil_div(depth, kDepth);
-  constexpr int64_t kTiles = 8;  // in a task
-  const int64_t runs = ceil_div(tiles, kTiles), strips = ceil_div(rows, kPair) * 2;
-  for_each_task(strips * runs, [&](int64_t task) {
-    const int64_t strip = task / runs, first = task % runs * kTiles;
-    Magnitude magnitude;
-    for (int64_t tile = first; tile < std::min(first + kTiles, tiles); ++tile)
-      for (int half = 0; half < 2; ++half) {
-        Floats block[kTile];
-        const int64_t row = strip * kTile, k = tile * kDepth + half * kTile;
-        load_block(from, across ? k : row, across ? row : k, across, block);
-        for (int r = 0; r < kTile; ++r) magnitude.see(block[r]);
-        store_rows<P>(block, to.at(strip, tile) + half * kTile);
-      }
-    seen.see(magnitude);
-  });
-}
-
-// As B, samples being the depth and features the columns.
-template <class S, int P = kParts<S>>
-void pack_columns(const Activations<const S>& from, int64_t depth, const Strips& to, SharedMagnitude& seen) {
-  for_each_task(ceil_div(from.features, kPair) * 2, [&](int64_t strip) {
-    Magnitude magnitude;
-    for (int64_t k = 0; k < depth; k += kTile) {
-      Floats block[kTile];
-      load_block(from, k, strip * kTile, false, block);
-      for (int r = 0; r < kTile; ++r) magnitude.see(block[r]);
-      Bits* tile = to.at(strip, k / kDepth) + k % kDepth / 2 * kPair;
-      for (int r = 0; r < kTile; r += 2) store_pair<P>(block[r], block[r + 1], tile + r / 2 * kPair);
-    }
-    seen.see(magnitude);
-  });
-}
-
-// Sums (samples, width) in rows of `stride`, with the bias added, to features from `first` on.
-template <class S>
-void deliver(float* sums, int64_t stride, int64_t samples, int64_t first, int64_t width, const S* bias,
-             const Activations<S>& to) {
-  for (int64_t s = 0; s < samples && bias; ++s)
-    for (int64_t f = 0; f < width; ++f) sums[s * stride + f] += load_one(bias + first + f);
-  for (int64_t s = 0; s < samples; s += kTile)
-    for (int64_t f = 0; f < width; f += kTile) {
-      const float* from = sums + s * stride + f;
-      S* target = to.at(s, first + f);
-      if (s + kTile > samples || f + kTile > width) {
-        for (int64_t i = 0; i < std::min<int64_t>(kTile, samples - s); ++i)
-          for (int64_t j = 0; j < std::min<int64_t>(kTile, width - f); ++j)
-            store_one(to.at(s + i, first + f + j), from[i * stride + j]);
-      } else if (to.feature_major()) {
-        transpose_block<kTile>(from, stride, target, to.feature_stride);
-      } else {
-        for (int64_t i = 0; i < kTile; ++i)
-          store<kTile>(target + i * to.batch_stride, load<kTile>(from + i * stride));
-      }
-    }
-}
-
-// Where each row of a task goes on, as its columns are worked through in chunks.
-template <class I>
-class Places {
- public:
-  Places(const I* offsets, int64_t rows) : ends_(offsets + 1) {
-    for (int64_t r = 0; r < rows; ++r) next_[r] = offsets[r];
-  }
-  // Calls each(k, index[k]) for the connections of a row up to a column, in order.
-  template <class Each>
-  void advance(int64_t row, const I* index, int64_t last, const Each& each) {
-    const int64_t stop = end(row);
-    int64_t k = next_[row];
-    for (; k < stop && index[k] < last; ++k) each(k, index[k]);
-    next_[row] = k;
-  }
-  // The first connection that is still to come.
-  int64_t next(int64_t row) const {
-    return next_[row];
-  }
-  int64_t end(int64_t row) const {
-    return ends_[row];
-  }
-
- private:
-  const I* ends_;
-  int64_t next_[kMostRows];
-};
-
-// Asks for what a row of a task has in its next columns: likely as much as in the ones before, from `before`
-// on. Without that, half of the time beside the products is spent waiting (4096 x 4096, 40 %).
-template <class S, class I, class T>
-void fetch_next(const Weights<S, I>& w, const Places<I>& places, int64_t row, int64_t before, const T* data) {
-  const int64_t k = places.next(row), count = std::min(k - before, places.end(row) - k);
-  fetch(w.index + k, count * sizeof(I));
-  if (!w.order) return fetch(data + k, count * sizeof(T));
-  fetch(w.order + k, count * sizeof(I));
-  // Rows of W^T that follow each other have their values in the same lines: 4 rows name most of those of 16.
-  if (row % 4 == 0)
-    for (int64_t i = k; i < k + count; ++i) __builtin_prefetch(data + w.order[i], 0, 2);
-}
-
-// W as B of spmm: 16 rows of a task are the columns, and columns of W up to `last` the depth.
+// W as A: 32 rows are two strips, and columns from a word on, as many tiles, their depth. Meanwhile it asks for
+// the values of other rows, from another word on, which come next: without that, the time beside the
+// products is spent waiting.
 template <class S, class I, int P = kParts<S>>
-void expand(const Weights<S, I>& w, Places<I>& places, int64_t row, int64_t rows, int64_t first, int64_t last,
-            Bits* to, Magnitude& magnitude) {
-  alignas(64) float block[kColumns * kTile] = {};
-  for (int64_t r = row; r < std::min(row + kTile, rows); ++r) {
-    float* const column = block + (r - row) - first * kTile;
-    const S* const values = w.values;
-    const I* const order = w.order;
-    const int64_t before = places.next(r);
-    if (order)
-      places.advance(r, w.index, last,
-                     [=](int64_t k, int64_t c) { column[c * kTile] = load_one(values + order[k]); });
-    else
-      places.advance(r, w.index, last,
-                     [=](int64_t k, int64_t c) { column[c * kTile] = load_one(values + k); });
-    fetch_next(w, places, r, before, w.values);
+void expand_rows(const Weights<S, I>& w, Cursors<S, I>& cursors, int64_t row, int64_t word, int64_t tiles,
+                 int64_t next_row, int64_t next_word, const Strips<P>& to, Magnitude& magnitude) {
+  Magnitude seen = magnitude;
+  for (int64_t r = 0; r < kPair; ++r) {
+    const S* ahead = w.values + cursors.next(next_row + r);
+    for (int64_t tile = 0; tile < tiles; ++tile) {
+      Floats low, high;
+      expand(w.values, cursors.take(row + r, word + tile), low, high);
+      seen.see(low);
+      seen.see(high);
+      store_words<P>(low, high, to.at(r / kTile, tile) + r % kTile * kDepth);
+      __builtin_prefetch(ahead);
+      ahead += _mm_popcnt_u32(cursors.columns(next_row + r, next_word + tile));
+    }
+    __builtin_prefetch(ahead);
   }
-  for (int64_t k = 0; k < round_up(last - first, kDepth); k += 2) {
-    const Floats even = load<kTile>(block + k * kTile), odd = load<kTile>(block + (k + 1) * kTile);
-    magnitude.see(even);
-    magnitude.see(odd);
-    store_pair<P>(even, odd, to + k / kDepth * P * kTileSize + k % kDepth / 2 * kPair);
-  }
+  magnitude = seen;
+}
+
+// W as B: the 32 columns of a word are two strips, and as many tiles of rows their depth. Meanwhile it asks for
+// the values that follow those of each row, or, at the end, for those of other rows, which begin at `next`.
+template <class S, class I, int P = kParts<S>>
+void expand_columns(const Weights<S, I>& w, Cursors<S, I>& cursors, int64_t tiles, int64_t word,
+                    const I* next, const Strips<P>& to, Magnitude& magnitude) {
+  Magnitude seen = magnitude;
+  for (int64_t tile = 0; tile < tiles; ++tile)
+    for (int64_t r = 0; r < kTile; ++r) {
+      Floats low[2], high[2];
+      for (int i = 0; i < 2; ++i) {
+        const int64_t row = tile * kDepth + i * kTile + r;
+        expand(w.values, cursors.take(row, word), low[i], high[i]);
+        seen.see(low[i]);
+        seen.see(high[i]);
+        const S* const ahead = w.values + (next ? next[row] : cursors.next(row));
+        __builtin_prefetch(ahead);
+        __builtin_prefetch(ahead + kTile);
+      }
+      store_words<P>(low[0], low[1], to.at(0, tile) + r * kDepth);
+      store_words<P>(high[0], high[1], to.at(1, tile) + r * kDepth);
+    }
+  magnitude = seen;
 }
 
 // output = input W^T + bias. False if there are numbers that have no parts: the output is not valid then.
@@ -208,38 +70,125 @@ template <class S, class I>
 bool dense_spmm(const Weights<S, I>& w, const Activations<const S>& input, const S* bias,
                 const Activations<S>& output) {
   constexpr int P = kParts<S>;
-  constexpr int64_t kStrip = kColumns / kDepth * P * kTileSize;
-  const int64_t panel = panel_samples<P>(input.batch, w.columns), width = rows_of_task(w.rows);
-  const Strips x(panel / kTile, w.columns, P);
+  const int64_t panel = panel_samples<P>(input.batch, w.columns), width = width_of_task(w.rows, panel);
+  const Scratch parts(Strips<P>::bytes(panel / kTile, w.columns));
+  const Strips<P> x{parts.as<Bits>(), panel / kTile};
   SharedMagnitude inputs, values;
   for (int64_t sample = 0; sample < input.batch; sample += panel) {
     const auto from = samples_of(input, sample, panel);
     const Activations<S> to = samples_of(output, sample, panel);
     const int64_t pairs = ceil_div(from.batch, kPair);
-    pack_rows(from, false, w.columns, x, inputs);
+    pack(from, Operand::kB, Side::kSamples, x, inputs);
     for_each_task(ceil_div(w.rows, width), [&](int64_t task) {
       const int64_t row = task * width, rows = std::min(width, w.rows - row), blocks = ceil_div(rows, kPair);
-      const Scratch scratch(kMostRows * (kMostSamples * sizeof(float) + kColumns * P * sizeof(Bits)));
-      float* sums = scratch.as<float>();
-      Bits* expanded = reinterpret_cast<Bits*>(sums + kMostRows * kMostSamples);
-      Places<I> places(w.offsets + row, rows);
+      const Scratch scratch(Strips<P>::bytes(2, kChunk) + blocks * pairs * kBlockSize * sizeof(float));
+      const Strips<P> strips{scratch.as<Bits>(), 2};
+      float* const sums = scratch.as<float>() + Strips<P>::bytes(2, kChunk) / sizeof(float);
+      Cursors<S, I> cursors(w, row, rows);
+      for (int64_t r = 0; r < rows; ++r) cursors.next(r) = w.offsets[row + r];
       Magnitude magnitude;
       const TileRegisters registers;
-      for (int64_t first = 0; first < w.columns; first += kColumns) {
-        const int64_t last = std::min(first + kColumns, w.columns), tiles = ceil_div(last - first, kDepth);
-        for (int64_t s = 0; s < blocks * kPair; s += kTile)
-          expand(w, places, s, rows, first, last, expanded + s / kTile * kStrip, magnitude);
-        for (int64_t block = 0; block < blocks; ++block)
+      for (int64_t first = 0; first < w.columns; first += kChunk) {
+        const int64_t tiles = ceil_div(std::min(kChunk, w.columns - first), kDepth), word = first / kWord;
+        for (int64_t block = 0; block < blocks; ++block) {
+          const bool last = block + 1 == blocks;
+          expand_rows(w, cursors, block * kPair, word, tiles, last ? 0 : (block + 1) * kPair,
+                      last ? word + tiles : word, strips, magnitude);
           for (int64_t pair = 0; pair < pairs; ++pair)
-            multiply_strips<P>(x.at(2 * pair, first / kDepth), x.at(2 * pair + 1, first / kDepth),
-                               expanded + 2 * block * kStrip, expanded + (2 * block + 1) * kStrip, tiles,
-                               first > 0, sums + (pair * kMostRows + block) * kPair, kMostRows);
+            multiply_strips<P>(strips.at(0, 0), strips.at(1, 0), x.at(2 * pair, first / kDepth),
+                               x.at(2 * pair + 1, first / kDepth), tiles, first > 0,
+                               sums + (block * pairs + pair) * kBlockSize);
+        }
       }
-      deliver(sums, kMostRows, from.batch, row, rows, bias, to);
+      for (int64_t block = 0; block < blocks; ++block)
+        for (int64_t pair = 0; pair < pairs; ++pair)
+          deliver(sums + (block * pairs + pair) * kBlockSize, true, pair * kPair, row + block * kPair, bias, to);
       values.see(magnitude);
     });
   }
   return inputs.has_parts() && values.has_parts();
+}
+
+// Where the columns of each task begin in each row: (tasks, rows) places.
+template <class S, class I>
+void find_columns(const Weights<S, I>& w, int64_t width, int64_t tasks, I* places) {
+  const int64_t words = words_of(w.columns);
+  torch::stable::parallel_for(0, w.rows, 64, [&](int64_t first, int64_t last) {
+    for (int64_t r = first; r < last; ++r) {
+      int64_t place = w.offsets[r];
+      for (int64_t word = 0; word < words; ++word) {
+        if (word * kWord % width == 0) places[word * kWord / width * w.rows + r] = static_cast<I>(place);
+        place += _mm_popcnt_u32(w.bits[r * words + word]);
+      }
+    }
+  });
+}
+
+// grad_input = grad_output W. False as above.
+template <class S, class I>
+bool dense_spmm_transposed(const Weights<S, I>& w, const Activations<const S>& grad_output,
+                           const Activations<S>& grad_input) {
+  constexpr int P = kParts<S>;
+  const int64_t panel = panel_samples<P>(grad_output.batch, w.rows), width = width_of_task(w.columns, panel),
+                tasks = ceil_div(w.columns, width);
+  const Scratch parts(Strips<P>::bytes(panel / kTile, w.rows));
+  const Strips<P> y{parts.as<Bits>(), panel / kTile};
+  const Scratch found(tasks * w.rows * sizeof(I));
+  I* const places = found.as<I>();
+  find_columns(w, width, tasks, places);
+  SharedMagnitude gradients, values;
+  for (int64_t sample = 0; sample < grad_output.batch; sample += panel) {
+    const auto from = samples_of(grad_output, sample, panel);
+    const Activations<S> to = samples_of(grad_input, sample, panel);
+    const int64_t pairs = ceil_div(from.batch, kPair);
+    pack(from, Operand::kA, Side::kSamples, y, gradients);
+    for_each_task(tasks, [&](int64_t task) {
+      const int64_t column = task * width, blocks = ceil_div(std::min(width, w.columns - column), kPair);
+      const I* const begin = places + task * w.rows;
+      const Scratch scratch(Strips<P>::bytes(2, kChunk) + blocks * pairs * kBlockSize * sizeof(float));
+      const Strips<P> strips{scratch.as<Bits>(), 2};
+      float* const sums = scratch.as<float>() + Strips<P>::bytes(2, kChunk) / sizeof(float);
+      Magnitude magnitude;
+      const TileRegisters registers;
+      for (int64_t first = 0; first < w.rows; first += kChunk) {
+        const int64_t rows = std::min(kChunk, w.rows - first), tiles = ceil_div(rows, kDepth);
+        Cursors<S, I> cursors(w, first, rows);
+        for (int64_t r = 0; r < rows; ++r) cursors.next(r) = begin[first + r];
+        const bool more = first + 2 * kChunk <= w.rows;
+        for (int64_t block = 0; block < blocks; ++block) {
+          expand_columns(w, cursors, tiles, column / kWord + block,
+                         more && block + 1 == blocks ? begin + first + kChunk : nullptr, strips, magnitude);
+          for (int64_t pair = 0; pair < pairs; ++pair)
+            multiply_strips<P>(y.at(2 * pair, first / kDepth), y.at(2 * pair + 1, first / kDepth),
+                               strips.at(0, 0), strips.at(1, 0), tiles, first > 0,
+                               sums + (block * pairs + pair) * kBlockSize);
+        }
+      }
+      for (int64_t block = 0; block < blocks; ++block)
+        for (int64_t pair = 0; pair < pairs; ++pair)
+          deliver(sums + (block * pairs + pair) * kBlockSize, false, pair * kPair, column + block * kPair,
+                  static_cast<const S*>(nullptr), to);
+      values.see(magnitude);
+    });
+  }
+  return gradients.has_parts() && values.has_parts();
+}
+
+// Of the products of 32 rows, in as many blocks, the columns of each being those of a word, the connections.
+// Those of other rows, from another word on, which come next, are asked for.
+template <class S, class I>
+void pick_block(Cursors<S, I>& cursors, float* products, int64_t row, int64_t word, int64_t blocks,
+                int64_t next_row, int64_t next_word, bool add, float* grad_values) {
+  for (int64_t r = 0; r < kPair; ++r) {
+    const float* ahead = grad_values + cursors.next(next_row + r);
+    for (int64_t block = 0; block < blocks; ++block) {
+      const float* const low = row_of_block(products + block * kBlockSize, r);
+      pick(low, low + kTile * kTile, cursors.take(row + r, word + block), add, grad_values);
+      __builtin_prefetch(ahead, 1);
+      ahead += _mm_popcnt_u32(cursors.columns(next_row + r, next_word + block));
+    }
+    __builtin_prefetch(ahead, 1);
+  }
 }
 
 // grad_values = grad_output^T input at the connections of W, in the type of the sums, for they are added up
@@ -249,38 +198,36 @@ bool dense_sddmm(const Weights<S, I>& w, const Activations<const S>& grad_output
                  const Activations<const S>& input, float* grad_values) {
   constexpr int P = kParts<S>;
   const int64_t batch = input.batch, panel = panel_samples<P>(batch, w.rows + w.columns),
-                width = rows_of_task(w.rows);
-  const Strips y(ceil_div(w.rows, kPair) * 2, panel, P), x(ceil_div(w.columns, kPair) * 2, panel, P);
+                width = width_of_task(w.rows, panel);
+  const int64_t row_strips = ceil_div(w.rows, kPair) * 2, column_strips = ceil_div(w.columns, kPair) * 2;
+  const Scratch y_parts(Strips<P>::bytes(row_strips, panel)), x_parts(Strips<P>::bytes(column_strips, panel));
+  const Strips<P> y{y_parts.as<Bits>(), row_strips}, x{x_parts.as<Bits>(), column_strips};
   SharedMagnitude gradients, inputs;
   for (int64_t sample = 0; sample < batch; sample += panel) {
     const auto from = samples_of(input, sample, panel);
     const int64_t tiles = ceil_div(from.batch, kDepth);
-    pack_rows(samples_of(grad_output, sample, panel), true, tiles * kDepth, y, gradients);
-    pack_columns(from, tiles * kDepth, x, inputs);
+    pack(samples_of(grad_output, sample, panel), Operand::kA, Side::kFeatures, y, gradients);
+    pack(from, Operand::kB, Side::kFeatures, x, inputs);
     for_each_task(ceil_div(w.rows, width), [&](int64_t task) {
-      const int64_t row = task * width, rows = std::min(width, w.rows - row);
-      const Scratch scratch(kMostRows * kColumns * sizeof(float));
-      float* products = scratch.as<float>();  // (rows, kColumns)
-      Places<I> places(w.offsets + row, rows);
+      const int64_t row = task * width, rows = std::min(width, w.rows - row), blocks = ceil_div(rows, kPair);
+      constexpr int64_t kPairs = kChunk / kPair;
+      const Scratch scratch(kPairs * kBlockSize * sizeof(float));
+      float* const products = scratch.as<float>();  // kPairs blocks of 32 x 32
+      Cursors<S, I> cursors(w, row, rows);
+      for (int64_t r = 0; r < rows; ++r) cursors.next(r) = w.offsets[row + r];
       const TileRegisters registers;
-      for (int64_t first = 0; first < w.columns; first += kColumns) {
-        const int64_t last = std::min(first + kColumns, w.columns);
-        for (int64_t t = 0; t < tiles; t += kDeep)
-          for (int64_t r = 0; r < rows; r += kPair)
-            for (int64_t c = first; c < last; c += kPair) {
-              const int64_t a = (row + r) / kTile, b = c / kTile;
+      for (int64_t first = 0; first < w.columns; first += kChunk) {
+        const int64_t pairs = ceil_div(std::min(kChunk, w.columns - first), kPair);
+        for (int64_t block = 0; block < blocks; ++block) {
+          for (int64_t t = 0; t < tiles; t += kDeep)
+            for (int64_t pair = 0; pair < pairs; ++pair) {
+              const int64_t a = row / kTile + 2 * block, b = first / kTile + 2 * pair;
               multiply_strips<P>(y.at(a, t), y.at(a + 1, t), x.at(b, t), x.at(b + 1, t),
-                                 std::min(kDeep, tiles - t), t > 0, products + r * kColumns + c - first,
-                                 kColumns);
+                                 std::min(kDeep, tiles - t), t > 0, products + pair * kBlockSize);
             }
-        for (int64_t r = 0; r < rows; ++r) {
-          const float* const product = products + r * kColumns - first;
-          const int64_t before = places.next(r);
-          if (sample == 0)
-            places.advance(r, w.index, last, [=](int64_t k, int64_t c) { grad_values[k] = product[c]; });
-          else
-            places.advance(r, w.index, last, [=](int64_t k, int64_t c) { grad_values[k] += product[c]; });
-          fetch_next(w, places, r, before, static_cast<const float*>(grad_values));
+          const bool last = block + 1 == blocks;
+          pick_block(cursors, products, block * kPair, first / kWord, pairs, last ? 0 : (block + 1) * kPair,
+                     last ? first / kWord + pairs : first / kWord, sample > 0, grad_values);
         }
       }
     });

@@ -153,7 +153,7 @@ Tensor spmm_operator(const Tensor& offsets, const Tensor& index, const Tensor& v
 
 Tensor sddmm_operator(const Tensor& crow_indices, const Tensor& col_indices, const Tensor& grad_output,
                       const Tensor& input) {
-  Tensor grad_values = torch::stable::new_empty(input, {col_indices.size(0)});
+  Tensor grad_values = empty(input, {col_indices.size(0)});
   with_types(input, col_indices, [&](auto scalar, auto integer) {
     using S = typename decltype(scalar)::type;
     using I = typename decltype(integer)::type;
@@ -168,7 +168,7 @@ std::tuple<Tensor, Tensor> backward_operator(const Tensor& crow_indices, const T
                                              const Tensor& grad_output, const Tensor& input) {
   const Structure rows{crow_indices, col_indices}, columns{ccol_indices, row_indices};
   Tensor grad_input = empty_activations(grad_output, columns.count());
-  Tensor grad_values = torch::stable::new_empty(input, {rows.nnz()});
+  Tensor grad_values = empty(input, {rows.nnz()});
   with_types(values, col_indices, [&](auto scalar, auto integer) {
     using S = typename decltype(scalar)::type;
     using I = typename decltype(integer)::type;

@@ -1,4 +1,4 @@
-// Numbers as sums of bfloat16, and matrices of them cut into tiles, as the matrix unit reads them.
+// Numbers as sums of bfloat16, in tiles as the matrix unit reads them.
 //
 // A float32 has 24 bits: it is the sum of three bfloat16 of 8 bits each. Of the nine products of the parts of
 // two numbers, six are larger than the rounding of a float32, so a sum of these is as exact as one of float32
@@ -6,16 +6,18 @@
 // Computations, ARITH 2019). A float16, 11 bits, takes two parts and three products.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 
-#include "packing.h"
+#include "vector.h"
 
 namespace sparselinear {
 
 using Bits = uint16_t;  // of a bfloat16
 
-// A tile holds 16 rows of A with a depth of 32, or 16 columns of B. Those of A lie row by row; in those of B
-// two numbers of a column that follow each other lie side by side, then the same of the next column.
+// A tile is 16 rows of 16 words, and a word two numbers. Rows of A and columns of B have a depth of 32 in a
+// tile: word j of row i of A has the numbers at depth j and j + 16 of that row, and word j of row i of B those
+// at depth i and i + 16 of column j. So whole vectors of numbers become whole rows of words in both.
 constexpr int kTile = 16, kDepth = 32, kTileSize = kTile * kDepth;
 
 template <class S>
@@ -75,24 +77,9 @@ __attribute__((always_inline)) inline void split(Floats x, Words (&parts)[P]) {
   }
 }
 
-// 16 rows of A over 16 of the depth, to the half of the tiles that begins at `to`.
+// The parts of 16 words each of two numbers, to their place in the tiles.
 template <int P>
-inline void store_rows(const Floats (&rows)[kTile], Bits* to) {
-#pragma GCC unroll 16
-  for (int r = 0; r < kTile; ++r) {
-    Words parts[P];
-    split<P>(rows[r], parts);
-#pragma GCC unroll 3
-    for (int p = 0; p < P; ++p) {
-      const auto half = __builtin_convertvector(parts[p] >> 16, Vector<Bits, kTile>);
-      std::memcpy(to + p * kTileSize + r * kDepth, &half, sizeof half);
-    }
-  }
-}
-
-// Two numbers of each of 16 columns of B that follow each other, to their place in the tiles.
-template <int P>
-inline void store_pair(Floats first, Floats second, Bits* to) {
+__attribute__((always_inline)) inline void store_words(Floats first, Floats second, Bits* to) {
   Words low[P], high[P];
   split<P>(first, low);
   split<P>(second, high);
@@ -100,31 +87,6 @@ inline void store_pair(Floats first, Floats second, Bits* to) {
   for (int p = 0; p < P; ++p) {
     const Words both = (low[p] >> 16) | high[p];
     std::memcpy(to + p * kTileSize, &both, sizeof both);
-  }
-}
-
-// Samples and features from these on, 16 of each, with zeros beyond the last; a row is a sample, or, if
-// `features_are_rows`, a feature.
-template <class S>
-inline void load_block(const Activations<const S>& from, int64_t sample, int64_t feature,
-                       bool features_are_rows, Floats (&rows)[kTile]) {
-  const int64_t samples = std::clamp<int64_t>(from.batch - sample, 0, kTile),
-                features = std::clamp<int64_t>(from.features - feature, 0, kTile);
-  const bool across = from.feature_major() != features_are_rows;  // rows are not as they lie in memory
-  if (samples == kTile && features == kTile) {
-    const int64_t stride = from.feature_major() ? from.feature_stride : from.batch_stride;
-    const S* first = from.at(sample, feature);
-#pragma GCC unroll 16
-    for (int r = 0; r < kTile; ++r) rows[r] = load<kTile>(first + r * stride);
-    if (across) transpose<float, kTile>(rows);
-    return;
-  }
-  for (int r = 0; r < kTile; ++r) {
-    rows[r] = Floats{};
-    for (int i = 0; i < kTile; ++i) {
-      const int64_t s = features_are_rows ? i : r, f = features_are_rows ? r : i;
-      if (s < samples && f < features) rows[r][i] = load_one(from.at(sample + s, feature + f));
-    }
   }
 }
 

@@ -13,6 +13,15 @@ namespace sparselinear {
 
 constexpr size_t kHugePage = size_t{2} << 20;
 
+// Asks for memory that is not there yet to come in huge pages, where it spans them.
+inline void ask_for_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] size_t bytes) {
+#ifdef MADV_HUGEPAGE
+  const auto begin = reinterpret_cast<uintptr_t>(data), end = (begin + bytes) / kHugePage * kHugePage,
+             first = (begin + kHugePage - 1) / kHugePage * kHugePage;
+  if (first < end) madvise(reinterpret_cast<void*>(first), end - first, MADV_HUGEPAGE);
+#endif
+}
+
 class Scratch {
  public:
   explicit Scratch(size_t bytes) : bytes_((bytes + kHugePage - 1) / kHugePage * kHugePage) {
@@ -30,9 +39,7 @@ class Scratch {
     }
     data_ = std::aligned_alloc(kHugePage, bytes_);
     if (!data_) throw std::bad_alloc();
-#ifdef MADV_HUGEPAGE
-    madvise(data_, bytes_, MADV_HUGEPAGE);
-#endif
+    ask_for_huge_pages(data_, bytes_);
   }
   ~Scratch() {
     if (!data_) return;

@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "packing.h"
+#include "scratch.h"
 
 namespace sparselinear {
 
@@ -71,10 +72,20 @@ Activations<S> to_write(const Tensor& t) {
   return {static_cast<S*>(t.mutable_data_ptr()), t.size(0), t.size(1), t.stride(0), t.stride(1)};
 }
 
+// A result. glibc keeps up to 32 MiB that were freed; what is larger comes from the system each time, and a
+// fault for each of its 4 KiB takes as long as to compute what it holds.
+inline Tensor empty(const Tensor& like, torch::headeronly::IntHeaderOnlyArrayRef size) {
+  constexpr size_t kKept = size_t{32} << 20;
+  Tensor result = torch::stable::new_empty(like, size);
+  const size_t bytes = result.numel() * result.element_size();
+  if (bytes > kKept) ask_for_huge_pages(result.mutable_data_ptr(), bytes);
+  return result;
+}
+
 inline Tensor empty_activations(const Tensor& like, int64_t features) {
   const int64_t batch = like.size(0);
-  if (!feature_major(like)) return torch::stable::new_empty(like, {batch, features});
-  return torch::stable::transpose(torch::stable::new_empty(like, {features, batch}), 0, 1);
+  if (!feature_major(like)) return empty(like, {batch, features});
+  return torch::stable::transpose(empty(like, {features, batch}), 0, 1);
 }
 
 // Calls f(Type<S>(), Type<I>()) for the types of values and of indices.

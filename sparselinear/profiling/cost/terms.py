@@ -32,7 +32,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil, inf
 
-from ...kernels.amx import least_density
+from ...kernels.amx import forward_by_connections, least_density
 from ...kernels.panels import (
     FAR_BACKWARD,
     FAR_FORWARD,
@@ -79,7 +79,10 @@ def _sparse(work: Workload, kind: str, chip: Chip) -> Terms:
     if work.density < tiles_from(work, chip):
         return terms
     shared = {name: terms[name] for name in ("call", "activations", "large")}
-    return {**dict.fromkeys(terms, 0), **shared, **_tiles(work, kind)}
+    forward = {}
+    if forward_by_connections(work.itemsize, work.batch):
+        forward = _by_connections(work, FORWARD, chip)
+    return {**dict.fromkeys(terms, 0), **forward, **shared, **_tiles(work, kind, forward=not forward)}
 
 
 def tiles_from(work: Workload, chip: Chip) -> float:
@@ -96,8 +99,8 @@ def bends(work: Workload, chip: Chip) -> list[int]:
     return sorted(ceil(n) for n in (passes, tiles_from(work, chip) * cells) if 0 < n <= cells)
 
 
-def _tiles(work: Workload, kind: str) -> Terms:
-    split = [work.in_features]  # features of the activations that each product splits in parts
+def _tiles(work: Workload, kind: str, *, forward: bool) -> Terms:
+    split = [work.in_features] if forward else []  # features of the activations that a product splits
     if kind == STEP:
         split += [work.out_features, work.in_features + work.out_features]
     samples, rows, columns = (
