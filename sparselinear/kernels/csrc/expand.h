@@ -65,19 +65,12 @@ class Cursors {
   int64_t rows_, words_, next_[kMostRows] = {};
 };
 
-// Bits for the first of 16 numbers.
-inline __mmask16 first_of_16(unsigned count) {
-  return static_cast<__mmask16>(_bzhi_u32(0xffff, count));
-}
-
 template <class S>
 __attribute__((always_inline)) inline Floats expand_16(const S* values, __mmask16 columns) {
-  // To load by the bits of the columns, as the instruction can do as well, waits for longer.
-  const __mmask16 there = first_of_16(_mm_popcnt_u32(columns));
   if constexpr (std::is_same_v<S, float>) {
-    return (Floats)_mm512_maskz_expand_ps(columns, _mm512_maskz_loadu_ps(there, values));
+    return (Floats)_mm512_maskz_expandloadu_ps(columns, values);
   } else {
-    const __m256i bits = _mm256_maskz_expand_epi16(columns, _mm256_maskz_loadu_epi16(there, values));
+    const __m256i bits = _mm256_maskz_expandloadu_epi16(columns, values);
     if constexpr (std::is_same_v<S, BFloat16>)
       return (Floats)_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16);
     else
@@ -96,7 +89,7 @@ __attribute__((always_inline)) inline void expand(const S* values, const Run& ru
 }
 
 __attribute__((always_inline)) inline void pick_16(const float* row, __mmask16 columns, bool add, float* to) {
-  const __mmask16 there = first_of_16(_mm_popcnt_u32(columns));
+  const auto there = static_cast<__mmask16>(_bzhi_u32(0xffff, _mm_popcnt_u32(columns)));  // the first ones
   __m512 picked = _mm512_maskz_compress_ps(columns, _mm512_load_ps(row));
   if (add) picked = _mm512_add_ps(picked, _mm512_maskz_loadu_ps(there, to));
   _mm512_mask_storeu_ps(to, there, picked);
