@@ -23,6 +23,8 @@ or, of a layer so dense that the amx kernel takes it,
     tile entry      such entries times panels
     tile connection connections times panels
 
+but for a forward that it leaves to the native kernel.
+
 Of a dense layer they are ``multiply`` (multiplications of forward), ``weight`` (its entries) and ``large
 weight`` (bytes of its gradient in excess of what the allocator keeps), beside ``call`` and ``activations``.
 """
