@@ -63,8 +63,8 @@ __attribute__((always_inline)) inline void multiply_parts(const Bits* a0, const 
 }
 
 // c (+)= A B, from two strips of A and two of B of so many tiles: 32 x 32 sums, as four tiles of 16 x 16, one
-// after the other, the two upper ones first. Of the products of parts those are taken that count in the type of the sums: P of each number, with
-// i + j < P.
+// after the other, the two upper ones first. Of the products of parts those are taken that count in the type
+// of the sums: P of each number, with i + j < P.
 template <int P>
 inline void multiply_strips(const Bits* a0, const Bits* a1, const Bits* b0, const Bits* b1, int64_t tiles,
                             bool add, float* c) {

@@ -10,16 +10,16 @@ namespace sparselinear {
 
 #ifdef SPARSELINEAR_AMX
 
-// Rows of W, or columns, of each of some tasks. The activations of a panel are read anew for each task, and the
-// sums of a task, or its part of grad_output, go through the second-level cache.
+// Rows of W, or columns, of each of some tasks. The activations of a panel are read anew for each task, and
+// the sums of a task, or its part of grad_output, go through the second-level cache.
 inline int64_t width_of_task(int64_t all, int64_t samples) {
   constexpr int64_t kMost = 512, kMostSums = 512 * 256;
   const int64_t fair = ceil_div(all, 4 * torch::stable::get_num_threads());
   return std::min({kMost, kMostSums / samples / kPair * kPair, round_up(fair, kPair)});
 }
 
-// W as A: 32 rows are two strips, and columns from a word on, as many tiles, their depth. Meanwhile it asks for
-// the values of other rows, from another word on, which come next: without that, the time beside the
+// W as A: 32 rows are two strips, and columns from a word on, as many tiles, their depth. Meanwhile it asks
+// for the values of other rows, from another word on, which come next: without that, the time beside the
 // products is spent waiting.
 template <class S, class I, int P = kParts<S>>
 void expand_rows(const Weights<S, I>& w, Cursors<S, I>& cursors, int64_t row, int64_t word, int64_t tiles,
@@ -41,8 +41,9 @@ void expand_rows(const Weights<S, I>& w, Cursors<S, I>& cursors, int64_t row, in
   magnitude = seen;
 }
 
-// W as B: the 32 columns of a word are two strips, and as many tiles of rows their depth. Meanwhile it asks for
-// the values that follow those of each row, or, at the end, for those of other rows, which begin at `next`.
+// W as B: the 32 columns of a word are two strips, and as many tiles of rows their depth. Meanwhile it asks
+// for the values that follow those of each row, or, at the end, for those of other rows, which begin at
+// `next`.
 template <class S, class I, int P = kParts<S>>
 void expand_columns(const Weights<S, I>& w, Cursors<S, I>& cursors, int64_t tiles, int64_t word,
                     const I* next, const Strips<P>& to, Magnitude& magnitude) {
@@ -102,7 +103,8 @@ bool dense_spmm(const Weights<S, I>& w, const Activations<const S>& input, const
       }
       for (int64_t block = 0; block < blocks; ++block)
         for (int64_t pair = 0; pair < pairs; ++pair)
-          deliver(sums + (block * pairs + pair) * kBlockSize, true, pair * kPair, row + block * kPair, bias, to);
+          deliver(sums + (block * pairs + pair) * kBlockSize, true, pair * kPair, row + block * kPair, bias,
+                  to);
       values.see(magnitude);
     });
   }

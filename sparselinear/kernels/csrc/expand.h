@@ -1,6 +1,6 @@
 // A nearly dense W: which of its entries are connections, as bits, and the values of these, written out with
-// the zeros between them, or picked from a row of numbers. The processor does both by such bits, 16 numbers at
-// once, however many are connections, and without a branch.
+// the zeros between them, or picked from a row of numbers. The processor does both by such bits, 16 numbers
+// at once, however many are connections, and without a branch.
 #pragma once
 
 #include "amx.h"

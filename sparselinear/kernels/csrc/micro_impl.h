@@ -11,7 +11,8 @@ constexpr int64_t kAhead = 24;
 // Asks for the rows of the panel that `count` connections from k on will read. Inlined, as a compiler drops a
 // call that does nothing else.
 template <int W, class A, class I>
-__attribute__((always_inline)) inline void fetch(const Panel<A>& panel, const Sparse<A, I>& w, int64_t k, int count) {
+__attribute__((always_inline)) inline void fetch(const Panel<A>& panel, const Sparse<A, I>& w, int64_t k,
+                                                 int count) {
   const int64_t end = std::min(k + count, w.nnz());
   for (; k < end; ++k)
     for (int i = 0; i < W; i += 64 / static_cast<int>(sizeof(A)))

@@ -16,8 +16,8 @@ namespace sparselinear {
 using Bits = uint16_t;  // of a bfloat16
 
 // A tile is 16 rows of 16 words, and a word two numbers. Rows of A and columns of B have a depth of 32 in a
-// tile: word j of row i of A has the numbers at depth j and j + 16 of that row, and word j of row i of B those
-// at depth i and i + 16 of column j. So whole vectors of numbers become whole rows of words in both.
+// tile: word j of row i of A has the numbers at depth j and j + 16 of that row, and word j of row i of B
+// those at depth i and i + 16 of column j. So whole vectors of numbers become whole rows of words in both.
 constexpr int kTile = 16, kDepth = 32, kTileSize = kTile * kDepth;
 
 template <class S>

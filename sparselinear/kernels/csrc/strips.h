@@ -10,7 +10,7 @@ namespace sparselinear {
 
 constexpr int64_t kPair = 2 * kTile;  // strips are multiplied two at a time
 constexpr int64_t kBlockSize = kPair * kPair;
-constexpr int64_t kDeep = 4;                // tiles of two strips of A and two of B fit in the first-level cache
+constexpr int64_t kDeep = 4;  // tiles of two strips of A and two of B fit in the first-level cache
 constexpr int64_t kChunk = kDeep * kDepth;  // depth that is worked through at a time
 // Samples of a panel, whose parts are kept in scratch, and bytes of these.
 constexpr int64_t kMostSamples = 512, kPanelBytes = int64_t{32} << 20;
@@ -102,7 +102,8 @@ template <int P, class S>
 void pack(const Activations<const S>& from, Operand operand, Side side, const Strips<P>& to,
           SharedMagnitude& seen) {
   const bool features_are_rows = (operand == Operand::kA) == (side == Side::kFeatures);
-  const int64_t samples = from.batch, features = from.features, width = side == Side::kSamples ? samples : features,
+  const int64_t samples = from.batch, features = from.features,
+                width = side == Side::kSamples ? samples : features,
                 tiles = ceil_div(side == Side::kSamples ? features : samples, kDepth);
   constexpr int64_t kTiles = 8;  // in a task
   const int64_t runs = ceil_div(tiles, kTiles), strips = ceil_div(width, kPair) * 2;
@@ -119,7 +120,8 @@ void pack(const Activations<const S>& from, Operand operand, Side side, const St
           load_block(from, depth, at, features_are_rows, halves[half]);
         for (const Floats& row : halves[half]) magnitude.see(row);
       }
-      for (int r = 0; r < kTile; ++r) store_words<P>(halves[0][r], halves[1][r], to.at(strip, tile) + r * kDepth);
+      for (int r = 0; r < kTile; ++r)
+        store_words<P>(halves[0][r], halves[1][r], to.at(strip, tile) + r * kDepth);
     }
     seen.see(magnitude);
   });
@@ -135,7 +137,8 @@ template <class S>
 void deliver(const float* block, bool features_are_rows, int64_t sample, int64_t feature, const S* bias,
              const Activations<S>& to) {
   for (int64_t tile = 0; tile < 4; ++tile, block += kTile * kTile) {
-    const int64_t row = tile / 2 * kTile, column = tile % 2 * kTile, s = sample + (features_are_rows ? column : row),
+    const int64_t row = tile / 2 * kTile, column = tile % 2 * kTile,
+                  s = sample + (features_are_rows ? column : row),
                   f = feature + (features_are_rows ? row : column);
     Floats rows[kTile];
     for (int r = 0; r < kTile; ++r) rows[r] = load<kTile>(block + r * kTile);
