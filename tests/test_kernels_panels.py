@@ -33,10 +33,13 @@ CASES = [  # batch, features, itemsize, far_vectors, vector_bytes, KiB of cache,
     (256, 100, 8, FAR_FORWARD, 64, 2048, 32, "float64: four vectors of 8"),
     (7, 100, 8, FAR_FORWARD, 64, 2048, 8, "float64, below a vector"),
     (256, 100, 4, FAR_FORWARD, 32, 1024, 32, "AVX2: four vectors of 8"),
-    (256, 4097, 4, FAR_FORWARD, 32, 1024, 16, "AVX2 and half the cache"),
+    (256, 8192, 4, FAR_FORWARD, 32, 1024, 32, "AVX2: no fewer than four, up to all of the cache"),
+    (256, 8193, 4, FAR_FORWARD, 32, 1024, 16, "AVX2, beyond it, forward: two vectors"),
+    (256, 8193, 4, FAR_BACKWARD, 32, 1024, 32, "AVX2, beyond it, backward: four"),
     (256, 100, 8, FAR_FORWARD, 16, 1024, 8, "NEON, float64: four vectors of 2"),
     (3, 100, 8, FAR_FORWARD, 16, 1024, 4, "NEON, float64: two vectors of 2 for three samples"),
     (2, 100, 8, FAR_FORWARD, 16, 1024, 2, "NEON, float64: one vector of 2"),
+    (256, 50_000, 4, FAR_FORWARD, 16, 1024, 8, "NEON, beyond the cache: two vectors of 4"),
 ]
 
 

@@ -7,6 +7,8 @@ from math import ceil, inf
 # The most vectors of a panel, and those of a panel that no second-level cache holds.
 _MOST, FAR_FORWARD, FAR_BACKWARD = 4, 2, 4
 _LINE = 64  # bytes
+# The fewest vectors of other panels, by their bytes: a line and longer, or shorter.
+_FEWEST, _FEWEST_SHORT = 1, 4
 # Values, and connections of a column, from which on their gradients have a long way back to CSR order.
 _MANY_BYTES, _LONG_COLUMN = 4 << 20, 256
 # On tiles: samples, rows and columns that are multiplied together; the most samples of a panel, the bytes
@@ -35,8 +37,8 @@ def panel_width(
             width *= 2
         return min(width, lanes)
     row = features * lanes * itemsize
-    vectors = _MOST
-    while vectors > 1 and vectors * row > cache_bytes // 2:
+    vectors, fewest = _MOST, _FEWEST_SHORT if vector_bytes < _LINE else _FEWEST
+    while vectors > fewest and vectors * row > cache_bytes // 2:
         vectors //= 2
     if vectors * row > cache_bytes:
         vectors = far_vectors

@@ -8,15 +8,15 @@ namespace sparselinear {
 // Rows of a panel that does not fit in the second-level cache are fetched this many connections ahead.
 constexpr int64_t kAhead = 24;
 
-// Asks for the rows of the panel that `count` connections from k on will read. Inlined, as a compiler drops a
-// call that does nothing else.
+// Asks for the rows of the panel that `count` connections will read, kAhead after k, of `nnz`. Inlined, as a
+// compiler drops a call that does nothing else.
 template <int W, class A, class I>
-__attribute__((always_inline)) inline void fetch(const Panel<A>& panel, const Sparse<A, I>& w, int64_t k,
-                                                 int count) {
-  const int64_t end = std::min(k + count, w.nnz());
-  for (; k < end; ++k)
+__attribute__((always_inline)) inline void fetch(const Panel<A>& panel, const I* index, int64_t k,
+                                                 int64_t count, int64_t nnz) {
+  const int64_t end = std::min(k + kAhead + count, nnz);
+  for (k += kAhead; k < end; ++k)
     for (int i = 0; i < W; i += 64 / static_cast<int>(sizeof(A)))
-      __builtin_prefetch(panel.row(w.index[k]) + i);
+      __builtin_prefetch(panel.row(index[k]) + i);
 }
 
 // sum (+)= values[k] * row index[k] of the panel, over k from first to last.
@@ -25,6 +25,7 @@ inline void weighted_sum(const Panel<A>& panel, const Sparse<A, I>& w, int64_t f
                          A* sum) {
   constexpr int kChains = V >= 4 ? 2 : 8 / V;  // independent sums, to hide the latency of an addition
   using Vec = Vector<A, L>;
+  const int64_t nnz = w.nnz();
   Vec chain[kChains][V] = {};
   if (add)
 #pragma GCC unroll 8
@@ -37,11 +38,11 @@ inline void weighted_sum(const Panel<A>& panel, const Sparse<A, I>& w, int64_t f
   };
   int64_t k = first;
   for (; k + kChains <= last; k += kChains) {
-    if (panel.far) fetch<L * V>(panel, w, k + kAhead, kChains);
+    if (panel.ahead) fetch<L * V>(panel, w.index, k, kChains, nnz);
 #pragma GCC unroll 8
     for (int c = 0; c < kChains; ++c) step(chain[c], k + c);
   }
-  if (panel.far && k < last) fetch<L * V>(panel, w, k + kAhead, static_cast<int>(last - k));
+  if (panel.ahead && k < last) fetch<L * V>(panel, w.index, k, last - k, nnz);
   for (; k < last; ++k) step(chain[0], k);
 #pragma GCC unroll 8
   for (int v = 0; v < V; ++v) {
@@ -55,6 +56,8 @@ inline void weighted_sum(const Panel<A>& panel, const Sparse<A, I>& w, int64_t f
 // At densities of 40 to 60 % that took 0.6 of the time of whole rows (4096 x 4096, batch 256).
 template <int L, int V, class A, class I>
 void multiply_in_blocks(const Panel<A>& panel, const Sparse<A, I>& w, Span<I> span, Rows<A> sums) {
+  Panel<A> block = panel;
+  block.ahead = false;
   I place[kBlock];
   std::copy(span.offsets, span.offsets + span.rows, place);
   for (int64_t from = 0; from < panel.features; from += panel.block) {
@@ -68,7 +71,7 @@ void multiply_in_blocks(const Panel<A>& panel, const Sparse<A, I>& w, Span<I> sp
         __builtin_prefetch(index + run + i);
         __builtin_prefetch(w.values + place[r] + run + i);
       }
-      weighted_sum<L, V>(panel, w, place[r], place[r] + run, from > 0, sums.row(r));
+      weighted_sum<L, V>(block, w, place[r], place[r] + run, from > 0, sums.row(r));
       place[r] += run;
     }
   }
@@ -88,6 +91,7 @@ template <int L, int V, bool kSum, class A, class I>
 void multiply_and_dot(const Panel<A>& panel, const Sparse<A, I>& w, Span<I> span, Rows<const A> x, bool add,
                       Rows<A> sums, A* dots) {
   using Vec = Vector<A, L>;
+  const int64_t nnz = w.nnz();
   Vec waiting[L];
   int count = 0;  // of those in `waiting`, which are the last before k
   int64_t k = span.offsets[0];
@@ -118,7 +122,7 @@ void multiply_and_dot(const Panel<A>& panel, const Sparse<A, I>& w, Span<I> span
     };
     for (const int64_t last = span.offsets[r + 1]; k < last;) {
       const int64_t run = std::min(last - k, static_cast<int64_t>(L - count));
-      if (panel.far) fetch<L * V>(panel, w, k + kAhead, static_cast<int>(run));
+      if (panel.ahead) fetch<L * V>(panel, w.index, k, run, nnz);
       if (run == L) {
         keep(k, sparselinear::sums<A, L, L>(
                     0, [&](int j) __attribute__((always_inline)) { return step(k + j); }));

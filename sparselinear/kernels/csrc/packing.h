@@ -28,7 +28,7 @@ template <class A>
 struct Panel {
   const A* data;
   int64_t features, stride;
-  bool far;       // larger than the second-level cache
+  bool ahead;     // rows are asked for ahead, as not all of them lie in the second-level cache
   int64_t block;  // rows that the first-level cache holds, if rows of W are dense enough to profit; else 0
   const A* row(int64_t f) const {
     return data + f * stride;

@@ -18,6 +18,7 @@ struct Plan {
   Micro<A, I> micro;
   bool in_place;  // feature-major panels are read where they are
   bool far;       // what panels are read from does not fit in the second-level cache
+  bool ahead;     // as in Panel
   int64_t block;  // as in Panel
 };
 
@@ -31,6 +32,7 @@ class Panels {
         packing_(packing),
         width_(plan.micro.width),
         far_(plan.far),
+        ahead_(plan.ahead),
         block_(plan.block),
         count_(ceil_div(from.batch, width_)),
         packed_from_(std::is_same_v<S, A> && plan.in_place ? from.batch / width_ : 0) {}
@@ -99,8 +101,8 @@ class Panels {
   Panel<A> at(int64_t p, const A* packed) const {
     if constexpr (std::is_same_v<S, A>)
       if (p < packed_from_)
-        return {from_.at(p * width_, 0), from_.features, from_.feature_stride, far_, block_};
-    return {packed, from_.features, width_, far_, block_};
+        return {from_.at(p * width_, 0), from_.features, from_.feature_stride, ahead_, block_};
+    return {packed, from_.features, width_, ahead_, block_};
   }
   void pack(const Slice& slice, int64_t first, int64_t last, A* to) const {
     packing_.pack(from_, first, last, slice.sample, slice.count, to, width_);
@@ -109,7 +111,7 @@ class Panels {
   Activations<const S> from_;
   Packing<A, S> packing_;
   int64_t width_;
-  bool far_;
+  bool far_, ahead_;
   int64_t block_;
   int64_t count_;
   // The last panel is packed where it is not full: no vector may reach beyond the batch.
