@@ -174,8 +174,8 @@ def _width(product: Product, batch: int, features: int, found: dict[str, Any]) -
 
 def _level(product: Product, rows: int, features: int, nnz: int, width: int, found: dict[str, Any]) -> str:
     """Where panels are loaded from: blocks of a dense pattern keep them in L1, by the rule of plan_for."""
-    block = found["l1_bytes"] * 2 // 3 // (width * FLOAT)
-    if product.sums and not product.dots and block < features and nnz * block >= 32 * rows * features:
+    block, lanes = found["l1_bytes"] * 2 // 3 // (width * FLOAT), found["vector_bytes"] // FLOAT
+    if product.sums and not product.dots and block < features and nnz * lanes >= 4 * rows * features:
         return "L1"
     return "L2" if features * width * FLOAT <= found["l2_bytes"] else "LLC"
 
