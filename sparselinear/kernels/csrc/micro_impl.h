@@ -15,8 +15,7 @@ __attribute__((always_inline)) inline void fetch(const Panel<A>& panel, const I*
                                                  int64_t count, int64_t nnz) {
   const int64_t end = std::min(k + kAhead + count, nnz);
   for (k += kAhead; k < end; ++k)
-    for (int i = 0; i < W; i += 64 / static_cast<int>(sizeof(A)))
-      __builtin_prefetch(panel.row(index[k]) + i);
+    for (int i = 0; i < W; i += 64 / static_cast<int>(sizeof(A))) __builtin_prefetch(panel.row(index[k]) + i);
 }
 
 // sum (+)= values[k] * row index[k] of the panel, over k from first to last.

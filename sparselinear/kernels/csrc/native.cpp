@@ -28,9 +28,10 @@ int64_t cache_size(int level) {
   return sizes[level - 1] > 0 ? sizes[level - 1] : level == 1 ? 32 << 10 : 1 << 20;
 }
 
-// The fewest vectors of a panel that lies in the second-level cache. One line is enough where a vector is one.
-// Shorter vectors are many for what goes with each connection: on 4096 x 4096, batch 256, panels of 512 KiB
-// in as much cache, 4 vectors of 32 bytes took 0.9 of the time of 2, and at 8,192 features, out of cache, 0.7.
+// The fewest vectors of a panel that lies in the second-level cache. One line is enough where a vector is
+// one. Shorter vectors are many for what goes with each connection: on 4096 x 4096, batch 256, panels of 512
+// KiB in as much cache, 4 vectors of 32 bytes took 0.9 of the time of 2, and at 8,192 features, out of cache,
+// 0.7.
 constexpr int64_t kFewest = kVectorBytes < kLine ? 4 : 1;
 
 // Panels (kernels/panels.py has the same rule) for this many samples and features that are gathered: wide
