@@ -170,19 +170,22 @@ def compare(
     sides: list[tuple[str, str, Side]] = []
     clocks, expected = setting.clocks(), None
     for name, make in makers.items():
+        runs: tuple[str, ...] = ()
         try:
             peer = make()
         except Exception as error:  # whatever a package raises, the others are still to be timed
             timed.refusals[name] = reason(error)
-            continue
-        runs, result = _try(name, peer, kinds, timed.refusals)
-        if expected is None:
-            expected = result
-        elif problem := _difference(peer, result, expected):
-            timed.refusals[name], runs = problem, ()
+        else:
+            runs, result = _try(name, peer, kinds, timed.refusals)
+            if expected is None:
+                expected = result
+            elif problem := _difference(peer, result, expected):
+                timed.refusals[name], runs = problem, ()
+        if failures := [
+            f"{side}: {why}" for side, why in timed.refusals.items() if side.split()[0] == needed
+        ]:
+            raise RuntimeError("; ".join(failures))
         sides += [(name, clock, Side(peer, clocks[clock], runs)) for clock in clocks if runs]
-    if failures := [f"{name}: {said}" for name, said in timed.refusals.items() if name.split()[0] == needed]:
-        raise RuntimeError("; ".join(failures))
     for turn in range(setting.rounds):
         for _, _, side in sides:
             side.take(turn)
