@@ -2,8 +2,9 @@
 
 What the sizes are chosen for, from sparselinear/kernels/csrc: a vector holds 2 to 16 samples and a panel up
 to 64; a chunk of rows costs 4096 to 32768 connections, and a row that is longer is cut; a dense pattern is
-walked through in blocks of columns that fit in the first-level cache. Sizes of the caches are those of the
-machine, so sizes here leave room on both sides.
+walked through in blocks of columns that fit in the first-level cache, and a denser one is written out with
+its zeros, 96 rows and 64 to 512 columns at a time, for up to 512 samples. Sizes of the caches are those of
+the machine, so sizes here leave room on both sides.
 """
 
 from __future__ import annotations
@@ -114,6 +115,7 @@ SKEWED = [
     Case("hubs", "a few rows have most of the connections", hubs(300, 50021)),
 ]
 
+NEARLY_FULL = Case("nine in ten", "written out with its zeros", random_matrix(211, 1031, 0.9))
 # Blocks of columns are used from 32 connections of a row in a block on; a block holds 128 to 8192 columns.
 DENSE = [
     Case("half", "blocks for the wide panels", random_matrix(211, 383, 0.5)),
@@ -121,6 +123,7 @@ DENSE = [
     Case("third", "little above the density from which blocks are used", random_matrix(131, 1031, 0.33)),
     Case("two densities", "empty rows and empty runs of a row between full ones", two_densities(97, 1031)),
     Case("full", "no connection is missing; runs are as long as a block", random_matrix(70, 1024, 1.1)),
+    NEARLY_FULL,
     Case("few long rows", "blocks for a panel of one sample", random_matrix(5, 20011, 0.3)),
 ]
 
@@ -162,7 +165,7 @@ def test_rows_longer_than_a_chunk(case: Case, transposed: bool, batch: int) -> N
 
 
 @each(DENSE)
-@pytest.mark.parametrize("batch", [1, 2, 7, 16, 31, 64, 130])
+@pytest.mark.parametrize("batch", [1, 2, 7, 16, 31, 64, 130, 600])
 @each_dtype
 def test_dense_patterns(case: Case, batch: int, dtype: torch.dtype) -> None:
     for pattern in (pattern_of(case), pattern_of(case, torch.int64).transposed):
@@ -309,14 +312,15 @@ def test_concurrent_calls() -> None:
 # ------------------------------------------------------------------------- what is not a number
 
 
+@each([SWEPT[0], NEARLY_FULL])
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 @pytest.mark.parametrize("batch", [1, 5, 40, 70])
 @pytest.mark.parametrize("layout", ["batch-major", "feature-major"])
 @each_dtype
 def test_bad_numbers_go_where_a_connection_is(
-    bad: float, batch: int, layout: str, dtype: torch.dtype
+    case: Case, bad: float, batch: int, layout: str, dtype: torch.dtype
 ) -> None:
-    pattern = pattern_of(SWEPT[0])
+    pattern = pattern_of(case)
     rows, columns = positions(pattern)
     mask = torch.zeros(pattern.shape, dtype=torch.bool)
     mask[rows, columns] = True
