@@ -130,6 +130,16 @@ def test_forward_on_few_samples_goes_by_connections() -> None:
     assert sparse(workload(1000, 1000, 700_000, 32, 2))["tile"]
 
 
+@pytest.mark.parametrize("kind", [FORWARD, STEP])
+def test_time_grows_no_further_where_zeros_are_multiplied(kind: str) -> None:
+    """256 samples are 4 panels of 64, so from half of all connections on."""
+    at, above = (sparse(workload(1000, 800, nnz, 256), kind, NO_UNIT) for nnz in (400_000, 700_000))
+    below = sparse(workload(1000, 800, 399_999, 256), kind, NO_UNIT)
+    assert at == above
+    assert below["connection"] < at["connection"]
+    assert bends(workload(1000, 800, 1, 256), NO_UNIT) == [400_000]
+
+
 def test_where_the_line_bends() -> None:
     """Two passes from 256 connections a column and 4 MiB of values on, up to 64 samples; then tiles."""
     big = workload(10_000, 5000, 1, 64)

@@ -1,15 +1,22 @@
-"""Width of the panels, and the passes of backward: the rules of csrc/native.cpp by hand."""
+"""Width of panels, passes of backward, where zeros are multiplied: the rules of csrc/native.cpp by hand."""
 
 from __future__ import annotations
 
 import re
-from math import ceil
+from math import ceil, inf
 from pathlib import Path
 
 import pytest
 
 from sparselinear import kernels
-from sparselinear.kernels.panels import FAR_BACKWARD, FAR_FORWARD, panel_width, tile_panels, two_passes_from
+from sparselinear.kernels.panels import (
+    FAR_BACKWARD,
+    FAR_FORWARD,
+    panel_width,
+    tile_panels,
+    two_passes_from,
+    zeros_from,
+)
 
 CSRC = Path(kernels.__file__).parent / "csrc"
 CASES = [  # batch, features, itemsize, far_vectors, vector_bytes, KiB of cache, samples, reason
@@ -81,6 +88,26 @@ def test_passes(batch: int, itemsize: int, nnz: int, two: bool) -> None:
 
 
 @pytest.mark.parametrize(
+    ("batch", "rows", "columns", "itemsize", "vector", "density"),
+    [
+        (256, 4096, 4096, 4, 32, 0.45),  # 8 panels
+        (64, 4096, 4096, 4, 32, 0.6),  # 2 panels
+        (63, 4096, 4096, 4, 32, inf),
+        (65, 4096, 4096, 4, 32, 0.4 * 4 / 3),
+        (64, 4096, 4096, 8, 32, 0.5),  # float64: 4 panels
+        (128, 4096, 4096, 4, 64, 0.6),
+        (127, 4096, 4096, 4, 64, inf),
+        (256, 32, 32, 4, 32, 0.45),
+        (256, 31, 32, 4, 32, inf),
+        (256, 32, 31, 4, 32, inf),
+    ],
+)
+def test_zeros(batch: int, rows: int, columns: int, itemsize: int, vector: int, density: float) -> None:
+    found = zeros_from(batch, rows, columns, itemsize, vector_bytes=vector)
+    assert found == pytest.approx(density)
+
+
+@pytest.mark.parametrize(
     ("batch", "features", "itemsize", "panels"),
     [
         (512, 4096, 4, 1),
@@ -106,6 +133,10 @@ def test_the_rule_is_that_of_the_sources() -> None:
     assert "vectors = 4;\n" in text
     assert "kMany = 4 << 20, kLongColumn = 256;" in text
     assert "return batch * kSize <= (many ? 4 : 2) * kLine;" in text
+    assert "kDense = 0.4;" in text
+    assert "kFewestRows = 32, kFewestPanels = 2;" in text
+    assert "nnz() * panels > kDense * (panels + 1) * entries;" in text
+    assert "kDenseWidth = 4 * kLanes<A>;" in (CSRC / "dense_vectors.h").read_text(encoding="utf-8")
     text = (CSRC / "strips.h").read_text(encoding="utf-8")
     assert "kPair = 2 * kTile;" in text
     assert "kMostSamples = 512, kPanelBytes = int64_t{32} << 20;" in text

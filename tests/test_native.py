@@ -314,7 +314,7 @@ def test_concurrent_calls() -> None:
 
 @each([SWEPT[0], NEARLY_FULL])
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
-@pytest.mark.parametrize("batch", [1, 5, 40, 70])
+@pytest.mark.parametrize("batch", [1, 5, 40, 70, 1100])
 @pytest.mark.parametrize("layout", ["batch-major", "feature-major"])
 @each_dtype
 def test_bad_numbers_go_where_a_connection_is(

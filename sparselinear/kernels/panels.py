@@ -11,6 +11,9 @@ _LINE = 64  # bytes
 _FEWEST, _FEWEST_SHORT = 1, 4
 # Values, and connections of a column, from which on their gradients have a long way back to CSR order.
 _MANY_BYTES, _LONG_COLUMN = 4 << 20, 256
+# From this density on, where there are very many panels, the native kernel multiplies the zeros of W too; the
+# fewest panels, of the most vectors each, and the fewest rows.
+_ZEROS, _ZEROS_PANELS, _ZEROS_ROWS = 0.4, 2, 32
 # On tiles: samples, rows and columns that are multiplied together; the most samples of a panel, the bytes
 # that its parts may take, and those of a number by its itemsize (of bfloat16 2: few layers are so wide).
 TILE = 32
@@ -58,6 +61,23 @@ def two_passes_from(batch: int, itemsize: int, in_features: int) -> float:
         return 0
     many = max(_MANY_BYTES // itemsize, _LONG_COLUMN * in_features)
     return many if batch * itemsize <= 4 * _LINE else inf
+
+
+def zeros_from(batch: int, out_features: int, in_features: int, itemsize: int, *, vector_bytes: int) -> float:
+    """The density from which on the native kernel multiplies the zeros of W too; inf if it never does.
+
+    Args:
+        batch: rows of the input.
+        out_features: rows of W.
+        in_features: columns of W.
+        itemsize: bytes of a number in the type of the sums.
+        vector_bytes: of a vector of the processor.
+    """
+    width = _MOST * vector_bytes // itemsize
+    if batch < _ZEROS_PANELS * width or min(out_features, in_features) < _ZEROS_ROWS:
+        return inf
+    panels = ceil(batch / width)
+    return _ZEROS * (panels + 1) / panels
 
 
 def tile_panels(batch: int, features: int, itemsize: int) -> int:

@@ -60,7 +60,7 @@ template <class A, class S>
 class DensePanels {
  public:
   explicit DensePanels(const Activations<const S>& from)
-      : features_(from.features), scratch_(ceil_div(from.batch, kWidth) * kWidth * features_ * sizeof(A)) {
+      : features_(from.features), scratch_(round_up(from.batch, kWidth) * features_ * sizeof(A)) {
     constexpr int64_t kFeatures = 256;  // that one task packs
     const auto packing = sparselinear::packing<A, S>(kLanes<A>);
     const int64_t parts = ceil_div(features_, kFeatures);
@@ -91,13 +91,6 @@ class DensePanels {
   std::atomic<bool> finite_{true};
 };
 
-// Samples from one on, as many as W is written out for at once.
-template <class S>
-Activations<S> dense_samples(const Activations<S>& from, int64_t first) {
-  return {from.at(first, 0), std::min(kDenseSamples, from.batch - first), from.features, from.batch_stride,
-          from.feature_stride};
-}
-
 // Batch and features in each other's place.
 template <class S>
 Activations<S> exchanged(const Activations<S>& from) {
@@ -107,7 +100,7 @@ Activations<S> exchanged(const Activations<S>& from) {
 // Rows of W in each task: few enough that all threads have some.
 inline int64_t dense_task(int64_t rows) {
   const int64_t fair = ceil_div(rows, 4 * torch::stable::get_num_threads());
-  return std::min(kTaskRows, ceil_div(fair, kRows) * kRows);
+  return std::min(kTaskRows, round_up(fair, kRows));
 }
 
 // The connections of rows `first` to first + rows in the columns from `from` on, below `limit`, as groups of
@@ -115,7 +108,6 @@ inline int64_t dense_task(int64_t rows) {
 template <class A, class I>
 void write_out(const Sparse<A, I>& w, int64_t first, int64_t rows, int64_t from, int64_t limit, I* place,
                A* to) {
-  constexpr int kLine = 64;
   const int64_t columns = limit - from;
   for (int64_t r = 0; r < rows; r += kRows, to += columns * kRows) {
     std::fill_n(to, columns * kRows, A(0));
@@ -123,7 +115,8 @@ void write_out(const Sparse<A, I>& w, int64_t first, int64_t rows, int64_t from,
       const int64_t begin = place[r + i], end = w.offsets[first + r + i + 1];
       int64_t k = begin;
       for (; k < end && w.index[k] < limit; ++k) to[(w.index[k] - from) * kRows + i] = w.values[k];
-      for (int64_t j = k; j < std::min(2 * k - begin, end); j += kLine / sizeof(A)) {  // as many of the next
+      for (int64_t j = k; j < std::min(2 * k - begin, end);
+           j += 64 / static_cast<int64_t>(sizeof(A))) {  // as many of the next
         __builtin_prefetch(w.index + j);
         __builtin_prefetch(w.values + j);
       }
@@ -134,14 +127,14 @@ void write_out(const Sparse<A, I>& w, int64_t first, int64_t rows, int64_t from,
 
 // output = W input + bias. False, and the output is not valid, if there are numbers that are not finite.
 template <class A, class S, class I>
-bool dense_spmm(const Sparse<A, I>& w, const Activations<const S>& input, const S* bias,
-                const Activations<S>& output) {
+bool spmm_with_zeros(const Sparse<A, I>& w, const Activations<const S>& input, const S* bias,
+                     const Activations<S>& output) {
   constexpr int64_t kWidth = kDenseWidth<A>, kDepth = kDenseDepth<A>;
   const auto packing = sparselinear::packing<A, S>(kLanes<A>);
   const int64_t most = dense_task(w.rows);
   for (int64_t sample = 0; sample < input.batch; sample += kDenseSamples) {
-    const auto from = dense_samples(input, sample);
-    const auto to = dense_samples(output, sample);
+    const auto from = samples_of(input, sample, kDenseSamples);
+    const auto to = samples_of(output, sample, kDenseSamples);
     const DensePanels<A, S> x(from);
     if (!x.finite()) return false;
     const int64_t panels = ceil_div(from.batch, kWidth);
@@ -167,16 +160,17 @@ bool dense_spmm(const Sparse<A, I>& w, const Activations<const S>& input, const 
   return true;
 }
 
-// grad_values = grad_output^T input at the connections of W, whose rows are the features of grad_output.
+// grad_values = grad_output^T input at the connections of W, in CSR order; its rows are the features of
+// grad_output.
 template <class A, class S, class I>
-void dense_sddmm(const Sparse<A, I>& w, const Activations<const S>& grad_output,
-                 const Activations<const S>& input, A* grad_values) {
+void sddmm_with_zeros(const Sparse<A, I>& w, const Activations<const S>& grad_output,
+                      const Activations<const S>& input, A* grad_values) {
   // As many panels of products are written before the connections are picked, so that these are many.
   constexpr int64_t kTogether = 4, kWidth = kDenseWidth<A>, kDepth = kDenseDepth<A>;
   const int64_t most = dense_task(w.rows), panels = ceil_div(input.features, kWidth);
   for (int64_t sample = 0; sample < input.batch; sample += kDenseSamples) {
-    const auto own = dense_samples(grad_output, sample);
-    const DensePanels<A, S> x(exchanged(dense_samples(input, sample)));
+    const auto own = samples_of(grad_output, sample, kDenseSamples);
+    const DensePanels<A, S> x(exchanged(samples_of(input, sample, kDenseSamples)));
     const int64_t depth = own.batch;
     for_each_task(ceil_div(w.rows, most), [&](int64_t task) {
       const int64_t first = task * most, rows = std::min(most, w.rows - first);

@@ -111,21 +111,23 @@ struct Structure {
   }
 };
 
-// Whether a product multiplies the zeros of W as well (dense_vectors.h). W is written out once for all
-// panels, so that the more there are the less dense it may be. Time by connections over that with zeros, 4096
-// x 4096, vectors of 8 floats, 2 threads, forward and both gradients:
-//   batch   64   40 %: 0.82, 0.95   60 %: 0.89, 1.32   90 %: 1.23, 1.42
+// Whether a product multiplies the zeros of W as well (dense_vectors.h; kernels/panels.py has the same rule).
+// W is written out once for all panels, so the more there are the less dense it may be; rows are whole
+// vectors of samples, so there are two panels at least. Time by connections over that with zeros, 4096 x
+// 4096, vectors of 8 floats, 2 threads, forward and both gradients:
+//   batch   32                                      90 %: 0.76, 0.92
+//           64   40 %: 0.82, 0.95   60 %: 0.89, 1.32   90 %: 1.23, 1.42
 //          128   30 %: 0.73, 0.78   40 %: 1.21, 1.08   60 %: 1.18, 1.28
 //          256   30 %: 0.86, 0.79   40 %: 1.09, 0.99   60 %: 1.31, 1.45   90 %: 1.58, 1.70
 //         1024   30 %: 0.84, 0.65                      60 %: 1.39, 1.23
-// Few rows are too few for all threads.
 template <class A>
 bool multiplies_zeros(const Tensor& gathered, const Structure& w) {
   constexpr double kDense = 0.4;
-  constexpr int64_t kFewRows = 32;
+  constexpr int64_t kFewestRows = 32, kFewestPanels = 2;
   const int64_t batch = gathered.size(0), panels = ceil_div(batch, kDenseWidth<A>);
   const double entries = static_cast<double>(w.count()) * gathered.size(1);
-  return batch >= kLanes<A> && w.count() >= kFewRows && w.nnz() * panels > kDense * (panels + 1) * entries;
+  return batch >= kFewestPanels * kDenseWidth<A> && w.count() >= kFewestRows &&
+         w.nnz() * panels > kDense * (panels + 1) * entries;
 }
 
 template <class S, class I>
@@ -134,7 +136,8 @@ void run_spmm(const Structure& w, const Tensor& values, const I* order, const Te
   using A = Accumulator<S>;
   const Ordered<A, S, I> ordered(offsets_of<I>(w.offsets), read<S>(values), order);
   const auto rows = sparse<A, I>(w.offsets, w.index, ordered.data());
-  if (multiplies_zeros<A>(input, w) && dense_spmm(rows, to_read<S>(input), bias, to_write<S>(output))) return;
+  if (multiplies_zeros<A>(input, w) && spmm_with_zeros(rows, to_read<S>(input), bias, to_write<S>(output)))
+    return;
   spmm(plan_for<A, I>(input, w.count(), w.nnz(), kFarForward), rows, to_read<S>(input), bias,
        to_write<S>(output));
 }
@@ -152,7 +155,7 @@ void run_sddmm(const Structure& rows, const Tensor& grad_output, const Tensor& i
   const Dots<A, S, I> dots(offsets_of<I>(rows.offsets), nullptr, to);
   const auto w = sparse<A, I>(rows.offsets, rows.index, static_cast<const A*>(nullptr));
   if (multiplies_zeros<A>(input, rows))
-    dense_sddmm(w, own, gathered, dots.data());
+    sddmm_with_zeros(w, own, gathered, dots.data());
   else
     backward(plan_for<A, I>(input, rows.count(), rows.nnz(), kFarBackward), w, false, gathered, own,
              Activations<S>{}, dots.data());

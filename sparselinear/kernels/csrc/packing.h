@@ -23,6 +23,13 @@ struct Activations {
   }
 };
 
+// Some samples from one on, `count` of them or as many as there are.
+template <class S>
+Activations<S> samples_of(const Activations<S>& from, int64_t first, int64_t count) {
+  return {from.at(first, 0), std::min(count, from.batch - first), from.features, from.batch_stride,
+          from.feature_stride};
+}
+
 // What the kernels read: row f of a panel begins at data + f * stride.
 template <class A>
 struct Panel {

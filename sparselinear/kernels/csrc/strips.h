@@ -15,23 +15,12 @@ constexpr int64_t kChunk = kDeep * kDepth;  // depth that is worked through at a
 // Samples of a panel, whose parts are kept in scratch, and bytes of these.
 constexpr int64_t kMostSamples = 512, kPanelBytes = int64_t{32} << 20;
 
-inline int64_t round_up(int64_t n, int64_t to) {
-  return ceil_div(n, to) * to;
-}
-
 // Samples of each panel, all panels being of nearly the same size.
 template <int P>
 int64_t panel_samples(int64_t batch, int64_t features) {
   const int64_t fit = kPanelBytes / (P * static_cast<int64_t>(sizeof(Bits)) * round_up(features, kDepth));
   const int64_t most = std::clamp<int64_t>(fit / kPair * kPair, kPair, kMostSamples);
   return round_up(ceil_div(batch, ceil_div(batch, most)), kPair);
-}
-
-// Samples from one on, as many as a panel holds, of the activations.
-template <class S>
-Activations<S> samples_of(const Activations<S>& from, int64_t first, int64_t count) {
-  return {from.at(first, 0), std::min(count, from.batch - first), from.features, from.batch_stride,
-          from.feature_stride};
 }
 
 // The parts of a matrix as strips of tiles: the first kDeep tiles of all strips, then the next of all. Strips

@@ -17,7 +17,10 @@ second-level cache if the panel, or the part of it that most connections ask for
                     are open at a time fit in the cache
     permuted far    the same, where they do not
 
-or, of a layer so dense that the amx kernel takes it,
+A layer so dense that the native kernel multiplies its zeros too counts as one of the density from which on it
+does: there both ways take as long, and the time of the second grows no further.
+
+Of a layer so dense that the amx kernel takes it they are
 
     tile            samples times the entries of W, zeros among them, filled up to whole tiles
     tile entry      such entries times panels
@@ -31,7 +34,7 @@ weight`` (bytes of its gradient in excess of what the allocator keeps), beside `
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, inf
 
 from ...kernels.amx import forward_by_connections, least_density
@@ -42,6 +45,7 @@ from ...kernels.panels import (
     panel_width,
     tile_panels,
     two_passes_from,
+    zeros_from,
 )
 from .workload import Skew, Workload
 
@@ -98,7 +102,14 @@ def bends(work: Workload, chip: Chip) -> list[int]:
     """The connections, in order, from which on the time of this shape and batch is another line over them."""
     cells = work.out_features * work.in_features
     passes = two_passes_from(work.batch, _summed(work), work.in_features)
-    return sorted(ceil(n) for n in (passes, tiles_from(work, chip) * cells) if 0 < n <= cells)
+    starts = passes, _most_connections(work, chip), tiles_from(work, chip) * cells
+    return sorted(ceil(n) for n in starts if 0 < n <= cells)
+
+
+def _most_connections(work: Workload, chip: Chip) -> float:
+    """The connections from which on the native kernel multiplies zeros too; inf if it never does."""
+    shape = work.out_features, work.in_features
+    return zeros_from(work.batch, *shape, _summed(work), vector_bytes=chip.vector_bytes) * shape[0] * shape[1]
 
 
 def _tiles(work: Workload, kind: str, *, forward: bool) -> Terms:
@@ -114,6 +125,9 @@ def _tiles(work: Workload, kind: str, *, forward: bool) -> Terms:
 
 
 def _by_connections(work: Workload, kind: str, chip: Chip) -> Terms:
+    most = _most_connections(work, chip)
+    if work.nnz > most:
+        work = replace(work, nnz=round(most))
     forward = _product(work, work.out_features, work.in_features, work.columns, FAR_FORWARD, chip)
     inputs, outputs = (work.batch * n * work.itemsize for n in (work.in_features, work.out_features))
     terms: Terms = {"call": 1, **_activations(inputs, outputs), **forward}
