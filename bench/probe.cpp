@@ -256,8 +256,8 @@ int main(int argc, char** argv) {
   gather<128>("L2", half, false, true, 0);
   gather<256>("L2", half, false, true, 0);
   for (bool huge : {false, true})
-    for (int64_t ahead : {0, 16, 32}) {
+    for (int64_t ahead : {0, 16, 32, 64}) {
       gather<128>("LLC", large, true, huge, ahead);
-      gather<256>("LLC", large, true, huge, ahead, huge && ahead == 32 ? "]}" : ",");
+      gather<256>("LLC", large, true, huge, ahead, huge && ahead == 64 ? "]}" : ",");
     }
 }

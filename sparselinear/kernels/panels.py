@@ -9,6 +9,9 @@ _MOST, FAR_FORWARD, FAR_BACKWARD = 4, 2, 4
 _LINE = 64  # bytes
 # The fewest vectors of other panels, by their bytes: a line and longer, or shorter.
 _FEWEST, _FEWEST_SHORT = 1, 4
+# A pattern with so many connections among as many features as a vector has numbers is dense to the native
+# kernel: its panels may fill the cache, and forward reads them by blocks of the first-level cache.
+_DENSE = 4
 # Values, and connections of a column, from which on their gradients have a long way back to CSR order.
 _MANY_BYTES, _LONG_COLUMN = 4 << 20, 256
 # From this density on, where there are very many panels, the native kernel multiplies the zeros of W too; the
@@ -20,14 +23,32 @@ TILE = 32
 _MOST_SAMPLES, _PANEL_BYTES, _PARTS_BYTES = 512, 32 << 20, {4: 6, 2: 4}
 
 
+def dense_from(itemsize: int, *, vector_bytes: int) -> float:
+    """The density from which on the native kernel reads panels as those of a dense pattern.
+
+    Args:
+        itemsize: bytes of a number in the type of the sums.
+        vector_bytes: of a vector of the processor.
+    """
+    return _DENSE * itemsize / vector_bytes
+
+
 def panel_width(
-    batch: int, features: int, itemsize: int, far_vectors: int, *, vector_bytes: int, cache_bytes: int
+    batch: int,
+    features: int,
+    density: float,
+    itemsize: int,
+    far_vectors: int,
+    *,
+    vector_bytes: int,
+    cache_bytes: int,
 ) -> int:
-    """Samples in a panel.
+    """Samples in a panel of a batch-major batch.
 
     Args:
         batch: rows of the input.
         features: of the activations that are gathered.
+        density: of the pattern.
         itemsize: bytes of a number in the type of the sums: 4, or 8 for float64.
         far_vectors: FAR_FORWARD or FAR_BACKWARD.
         vector_bytes: of a vector of the processor.
@@ -41,7 +62,9 @@ def panel_width(
         return min(width, lanes)
     row = features * lanes * itemsize
     vectors, fewest = _MOST, _FEWEST_SHORT if vector_bytes < _LINE else _FEWEST
-    while vectors > fewest and vectors * row > cache_bytes // 2:
+    dense = density >= dense_from(itemsize, vector_bytes=vector_bytes)
+    held = cache_bytes if dense else cache_bytes // 2
+    while vectors > fewest and vectors * row > held:
         vectors //= 2
     if vectors * row > cache_bytes:
         vectors = far_vectors

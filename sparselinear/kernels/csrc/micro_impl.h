@@ -5,24 +5,27 @@
 
 namespace sparselinear {
 
-// Rows of a panel that does not fit in the second-level cache are fetched this many connections ahead.
-constexpr int64_t kAhead = 24;
-
-// Asks for the rows of the panel that `count` connections will read, kAhead after k, of `nnz`. Inlined, as a
-// compiler drops a call that does nothing else.
+// Asks for the rows of the panel that `count` connections will read, panel.ahead after k, of `nnz`. Inlined,
+// as a compiler drops a call that does nothing else.
 template <int W, class A, class I>
 __attribute__((always_inline)) inline void fetch(const Panel<A>& panel, const I* index, int64_t k,
                                                  int64_t count, int64_t nnz) {
-  const int64_t end = std::min(k + kAhead + count, nnz);
-  for (k += kAhead; k < end; ++k)
+  const int64_t end = std::min(k + panel.ahead + count, nnz);
+  for (k += panel.ahead; k < end; ++k)
     for (int i = 0; i < W; i += 64 / static_cast<int>(sizeof(A))) __builtin_prefetch(panel.row(index[k]) + i);
+}
+
+// Independent sums, which hide the latency of an addition: as many as make `most` vectors together.
+template <int V>
+constexpr int chains(int most) {
+  return V < most ? most / V : 1;
 }
 
 // sum (+)= values[k] * row index[k] of the panel, over k from first to last.
 template <int L, int V, class A, class I>
 inline void weighted_sum(const Panel<A>& panel, const Sparse<A, I>& w, int64_t first, int64_t last, bool add,
                          A* sum) {
-  constexpr int kChains = V >= 4 ? 2 : 8 / V;  // independent sums, to hide the latency of an addition
+  constexpr int kChains = chains<V>(8);
   using Vec = Vector<A, L>;
   const int64_t nnz = w.nnz();
   Vec chain[kChains][V] = {};
@@ -56,7 +59,7 @@ inline void weighted_sum(const Panel<A>& panel, const Sparse<A, I>& w, int64_t f
 template <int L, int V, class A, class I>
 void multiply_in_blocks(const Panel<A>& panel, const Sparse<A, I>& w, Span<I> span, Rows<A> sums) {
   Panel<A> block = panel;
-  block.ahead = false;
+  block.ahead = 0;
   I place[kBlock];
   std::copy(span.offsets, span.offsets + span.rows, place);
   for (int64_t from = 0; from < panel.features; from += panel.block) {
@@ -89,6 +92,7 @@ void multiply(const Panel<A>& panel, const Sparse<A, I>& w, Span<I> span, Rows<A
 template <int L, int V, bool kSum, class A, class I>
 void multiply_and_dot(const Panel<A>& panel, const Sparse<A, I>& w, Span<I> span, Rows<const A> x, bool add,
                       Rows<A> sums, A* dots) {
+  constexpr int kChains = chains<V>(4);
   using Vec = Vector<A, L>;
   const int64_t nnz = w.nnz();
   Vec waiting[L];
@@ -102,10 +106,10 @@ void multiply_and_dot(const Panel<A>& panel, const Sparse<A, I>& w, Span<I> span
     store<L, A>(dots + at, found);
   };
   for (int64_t r = 0; r < span.rows; ++r) {
-    Vec column[V], total[V] = {};
+    Vec column[V], total[kChains][V] = {};
 #pragma GCC unroll 8
     for (int v = 0; v < V; ++v) column[v] = load<L>(x.row(r) + v * L);
-    const auto step = [&](int64_t k) __attribute__((always_inline)) {
+    const auto step = [&](int64_t k, int chain) __attribute__((always_inline)) {
       const A* row = panel.row(w.index[k]);
       A value = 0;
       if constexpr (kSum) value = w.values[k];
@@ -114,7 +118,7 @@ void multiply_and_dot(const Panel<A>& panel, const Sparse<A, I>& w, Span<I> span
       for (int v = 0; v < V; ++v) {
         Vec y = load<L>(row + v * L);
         keep_in_register(y);
-        if constexpr (kSum) total[v] += value * y;
+        if constexpr (kSum) total[chain][v] += value * y;
         (v % 2 ? odd : even) += column[v] * y;
       }
       return V > 1 ? even + odd : even;
@@ -124,11 +128,11 @@ void multiply_and_dot(const Panel<A>& panel, const Sparse<A, I>& w, Span<I> span
       if (panel.ahead) fetch<L * V>(panel, w.index, k, run, nnz);
       if (run == L) {
         keep(k, sparselinear::sums<A, L, L>(
-                    0, [&](int j) __attribute__((always_inline)) { return step(k + j); }));
+                    0, [&](int j) __attribute__((always_inline)) { return step(k + j, j % kChains); }));
         k += L;
         continue;
       }
-      for (const int64_t stop = k + run; k < stop; ++k) waiting[count++] = step(k);
+      for (const int64_t stop = k + run; k < stop; ++k) waiting[count++] = step(k, 0);
       if (count == L) {
         keep(k - L, found_in_waiting());
         count = 0;
@@ -136,7 +140,11 @@ void multiply_and_dot(const Panel<A>& panel, const Sparse<A, I>& w, Span<I> span
     }
     if constexpr (kSum)
 #pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) store<L, A>(sums.row(r) + v * L, total[v]);
+      for (int v = 0; v < V; ++v) {
+#pragma GCC unroll 8
+        for (int c = 1; c < kChains; ++c) total[0][v] += total[c][v];
+        store<L, A>(sums.row(r) + v * L, total[0][v]);
+      }
   }
   if (count > 0) {
     std::fill(waiting + count, waiting + L, Vec{});
@@ -169,6 +177,8 @@ Micro<A, I> micro(int lanes, int vectors) {
       return micro_of<N, 2, A, I>();
     case 3:
       return micro_of<N, 3, A, I>();
+    case 8:
+      return micro_of<N, 8, A, I>();
     default:
       return micro_of<N, 4, A, I>();
   }

@@ -35,7 +35,7 @@ template <class A>
 struct Panel {
   const A* data;
   int64_t features, stride;
-  bool ahead;     // rows are asked for ahead, as not all of them lie in the second-level cache
+  int64_t ahead;  // connections that rows are asked for ahead; 0 if all lie in the second-level cache
   int64_t block;  // rows that the first-level cache holds, if rows of W are dense enough to profit; else 0
   const A* row(int64_t f) const {
     return data + f * stride;
@@ -49,7 +49,7 @@ constexpr int64_t kBlock = 32;
 // samples, more than the processor sees streams.
 constexpr int64_t kFeaturesAhead = 2 * kBlock;
 // The widest panel, in samples.
-constexpr int kMostWidth = 4 * kLanes<float>;
+constexpr int kMostWidth = 8 * kLanes<float>;
 
 // Block of L x L elements, transposed on the way: row j of `from` becomes lane j of each row of `to`.
 template <int L, class S, class T>

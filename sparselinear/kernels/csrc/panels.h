@@ -16,9 +16,9 @@ struct Slice {
 template <class A, class I>
 struct Plan {
   Micro<A, I> micro;
-  bool in_place;  // feature-major panels are read where they are
+  bool in_place;  // panels of activations in the type of the sums are read where they are
   bool far;       // what panels are read from does not fit in the second-level cache
-  bool ahead;     // as in Panel
+  int64_t ahead;  // as in Panel
   int64_t block;  // as in Panel
 };
 
@@ -35,7 +35,7 @@ class Panels {
         ahead_(plan.ahead),
         block_(plan.block),
         count_(ceil_div(from.batch, width_)),
-        packed_from_(std::is_same_v<S, A> && plan.in_place ? from.batch / width_ : 0) {}
+        packed_from_(plan.in_place ? from.batch / width_ : 0) {}
 
   int64_t count() const {
     return count_;
@@ -111,8 +111,8 @@ class Panels {
   Activations<const S> from_;
   Packing<A, S> packing_;
   int64_t width_;
-  bool far_, ahead_;
-  int64_t block_;
+  bool far_;
+  int64_t ahead_, block_;
   int64_t count_;
   // The last panel is packed where it is not full: no vector may reach beyond the batch.
   int64_t packed_from_;

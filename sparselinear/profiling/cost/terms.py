@@ -42,6 +42,7 @@ from ...kernels.panels import (
     FAR_BACKWARD,
     FAR_FORWARD,
     TILE,
+    dense_from,
     panel_width,
     tile_panels,
     two_passes_from,
@@ -102,8 +103,23 @@ def bends(work: Workload, chip: Chip) -> list[int]:
     """The connections, in order, from which on the time of this shape and batch is another line over them."""
     cells = work.out_features * work.in_features
     passes = two_passes_from(work.batch, _summed(work), work.in_features)
-    starts = passes, _most_connections(work, chip), tiles_from(work, chip) * cells
+    starts = passes, _widens(work, chip), _most_connections(work, chip), tiles_from(work, chip) * cells
     return sorted(ceil(n) for n in starts if 0 < n <= cells)
+
+
+def _widens(work: Workload, chip: Chip) -> float:
+    """The connections from which on panels of the native kernel are wider; inf if they never are."""
+    itemsize = _summed(work)
+    dense = dense_from(itemsize, vector_bytes=chip.vector_bytes)
+    sizes = {"vector_bytes": chip.vector_bytes, "cache_bytes": chip.cache_bytes}
+    for features in (work.in_features, work.out_features):
+        sparser, denser = (
+            panel_width(work.batch, features, density, itemsize, FAR_FORWARD, **sizes)
+            for density in (0, dense)
+        )
+        if sparser != denser:
+            return dense * work.in_features * work.out_features
+    return inf
 
 
 def _most_connections(work: Workload, chip: Chip) -> float:
@@ -182,7 +198,8 @@ def _product(work: Workload, rows: int, features: int, spread: Skew, far_vectors
     """One product: ``rows`` sums over gathered ``features``, whose connections are spread like this."""
     itemsize = _summed(work)
     chip_bytes = {"vector_bytes": chip.vector_bytes, "cache_bytes": chip.cache_bytes}
-    width = panel_width(work.batch, features, itemsize, far_vectors, **chip_bytes)
+    density = work.nnz / max(1, rows * features)
+    width = panel_width(work.batch, features, density, itemsize, far_vectors, **chip_bytes)
     panels = ceil(work.batch / width)
     near = spread.share(chip.cache_bytes // (width * itemsize))
     gathered = work.nnz * panels * width
