@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sparselinear.kernels import build
 from sparselinear.kernels.native import NativeKernel
-from sparselinear.kernels.panels import FAR_BACKWARD, FAR_FORWARD, dense_from, panel_width
+from sparselinear.kernels.panels import WIDTHS_BACKWARD, WIDTHS_FORWARD, dense_from, panel_width
 
 FLOAT, INDEX = 4, 4  # bytes
 GATHER, STREAM, MULTIPLY_ADD = "gather", "stream", "multiply-add"
@@ -166,9 +166,9 @@ def work(product: Product, shape: tuple[int, int], nnz: int, batch: int, probe: 
 
 
 def _width(product: Product, batch: int, features: int, density: float, found: dict[str, Any]) -> int:
-    far_vectors = FAR_BACKWARD if product.dots else FAR_FORWARD
+    widths = WIDTHS_BACKWARD if product.dots else WIDTHS_FORWARD
     sizes = {"vector_bytes": found["vector_bytes"], "cache_bytes": found["l2_bytes"]}
-    return panel_width(batch, features, density, FLOAT, far_vectors, **sizes)
+    return panel_width(batch, features, density, FLOAT, widths, **sizes)
 
 
 def _level(product: Product, features: int, density: float, width: int, found: dict[str, Any]) -> str:

@@ -84,7 +84,7 @@ def test_types_of_the_sums() -> None:
 
 
 # Features that are gathered -> samples in a panel, in forward and in backward: docs/roofline.md.
-WIDTHS = {4096: (64, 64), 8192: (32, 32), 32_768: (16, 16), 32_769: (32, 64), 200_000: (32, 64)}
+WIDTHS = {4096: (64, 64), 8192: (32, 32), 16_384: (16, 32), 32_768: (16, 64), 200_000: (32, 64)}
 
 
 @pytest.mark.parametrize("features", WIDTHS)

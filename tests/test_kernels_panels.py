@@ -10,8 +10,9 @@ import pytest
 
 from sparselinear import kernels
 from sparselinear.kernels.panels import (
-    FAR_BACKWARD,
-    FAR_FORWARD,
+    WIDTHS_BACKWARD,
+    WIDTHS_FORWARD,
+    Widths,
     panel_width,
     tile_panels,
     two_passes_from,
@@ -19,39 +20,41 @@ from sparselinear.kernels.panels import (
 )
 
 CSRC = Path(kernels.__file__).parent / "csrc"
-CASES = [  # batch, features, itemsize, far_vectors, vector_bytes, KiB of cache, samples, reason
-    (256, 100, 4, FAR_FORWARD, 64, 2048, 64, "the widest: four vectors of 16"),
-    (256, 4096, 4, FAR_FORWARD, 64, 2048, 64, "half of the cache, to the byte"),
-    (256, 4097, 4, FAR_FORWARD, 64, 2048, 32, "one feature more"),
-    (256, 8192, 4, FAR_FORWARD, 64, 2048, 32, "half of the cache again"),
-    (256, 8193, 4, FAR_FORWARD, 64, 2048, 16, "one vector"),
-    (256, 32_768, 4, FAR_FORWARD, 64, 2048, 16, "one vector, and all of the cache"),
-    (256, 32_769, 4, FAR_FORWARD, 64, 2048, 32, "beyond it, forward: two vectors"),
-    (256, 32_769, 4, FAR_BACKWARD, 64, 2048, 64, "beyond it, backward: four"),
-    (80, 100, 4, FAR_FORWARD, 64, 2048, 48, "two panels, evenly filled, not 64 and 16"),
-    (65, 100, 4, FAR_FORWARD, 64, 2048, 48, "33 samples are three vectors"),
-    (17, 100, 4, FAR_FORWARD, 64, 2048, 32, "a sample above a vector"),
-    (16, 100, 4, FAR_FORWARD, 64, 2048, 16, "a vector"),
-    (15, 100, 4, FAR_FORWARD, 64, 2048, 16, "below a vector: the next power of two"),
-    (5, 10**6, 4, FAR_FORWARD, 64, 2048, 8, "however many features"),
-    (3, 100, 4, FAR_FORWARD, 64, 2048, 4, "four at least"),
-    (1, 100, 4, FAR_FORWARD, 64, 2048, 1, "but for one sample"),
-    (256, 4096, 8, FAR_FORWARD, 64, 2048, 32, "float64: twice the bytes"),
-    (256, 100, 8, FAR_FORWARD, 64, 2048, 32, "float64: four vectors of 8"),
-    (7, 100, 8, FAR_FORWARD, 64, 2048, 8, "float64, below a vector"),
-    (256, 100, 4, FAR_FORWARD, 32, 1024, 32, "AVX2: four vectors of 8"),
-    (256, 8192, 4, FAR_FORWARD, 32, 1024, 32, "AVX2: no fewer than four, up to all of the cache"),
-    (256, 8193, 4, FAR_FORWARD, 32, 1024, 16, "AVX2, beyond it, forward: two vectors"),
-    (256, 8193, 4, FAR_BACKWARD, 32, 1024, 32, "AVX2, beyond it, backward: four"),
-    (256, 100, 8, FAR_FORWARD, 16, 1024, 8, "NEON, float64: four vectors of 2"),
-    (3, 100, 8, FAR_FORWARD, 16, 1024, 4, "NEON, float64: two vectors of 2 for three samples"),
-    (2, 100, 8, FAR_FORWARD, 16, 1024, 2, "NEON, float64: one vector of 2"),
-    (256, 50_000, 4, FAR_FORWARD, 16, 1024, 8, "NEON, beyond the cache: two vectors of 4"),
+CASES = [  # batch, features, itemsize, widths, vector_bytes, KiB of cache, samples, reason
+    (256, 100, 4, WIDTHS_FORWARD, 64, 2048, 64, "the widest: four vectors of 16"),
+    (256, 4096, 4, WIDTHS_FORWARD, 64, 2048, 64, "half of the cache, to the byte"),
+    (256, 4097, 4, WIDTHS_FORWARD, 64, 2048, 32, "one feature more"),
+    (256, 8192, 4, WIDTHS_FORWARD, 64, 2048, 32, "half of the cache again"),
+    (256, 8193, 4, WIDTHS_FORWARD, 64, 2048, 16, "one vector"),
+    (256, 8193, 4, WIDTHS_BACKWARD, 64, 2048, 32, "two vectors at least, backward"),
+    (256, 16_384, 4, WIDTHS_BACKWARD, 64, 2048, 32, "two vectors, and all of the cache, backward"),
+    (256, 16_385, 4, WIDTHS_BACKWARD, 64, 2048, 64, "beyond it, backward: four"),
+    (256, 32_768, 4, WIDTHS_FORWARD, 64, 2048, 16, "one vector, and all of the cache"),
+    (256, 32_769, 4, WIDTHS_FORWARD, 64, 2048, 32, "beyond it, forward: two vectors"),
+    (80, 100, 4, WIDTHS_FORWARD, 64, 2048, 48, "two panels, evenly filled, not 64 and 16"),
+    (65, 100, 4, WIDTHS_FORWARD, 64, 2048, 48, "33 samples are three vectors"),
+    (17, 100, 4, WIDTHS_FORWARD, 64, 2048, 32, "a sample above a vector"),
+    (16, 100, 4, WIDTHS_FORWARD, 64, 2048, 16, "a vector"),
+    (15, 100, 4, WIDTHS_FORWARD, 64, 2048, 16, "below a vector: the next power of two"),
+    (5, 10**6, 4, WIDTHS_FORWARD, 64, 2048, 8, "however many features"),
+    (3, 100, 4, WIDTHS_FORWARD, 64, 2048, 4, "four at least"),
+    (1, 100, 4, WIDTHS_FORWARD, 64, 2048, 1, "but for one sample"),
+    (256, 4096, 8, WIDTHS_FORWARD, 64, 2048, 32, "float64: twice the bytes"),
+    (256, 100, 8, WIDTHS_FORWARD, 64, 2048, 32, "float64: four vectors of 8"),
+    (7, 100, 8, WIDTHS_FORWARD, 64, 2048, 8, "float64, below a vector"),
+    (256, 100, 4, WIDTHS_FORWARD, 32, 1024, 32, "AVX2: four vectors of 8"),
+    (256, 8192, 4, WIDTHS_FORWARD, 32, 1024, 32, "AVX2: no fewer than four, up to all of the cache"),
+    (256, 8193, 4, WIDTHS_FORWARD, 32, 1024, 16, "AVX2, beyond it, forward: two vectors"),
+    (256, 8193, 4, WIDTHS_BACKWARD, 32, 1024, 32, "AVX2, beyond it, backward: four"),
+    (256, 100, 8, WIDTHS_FORWARD, 16, 1024, 8, "NEON, float64: four vectors of 2"),
+    (3, 100, 8, WIDTHS_FORWARD, 16, 1024, 4, "NEON, float64: two vectors of 2 for three samples"),
+    (2, 100, 8, WIDTHS_FORWARD, 16, 1024, 2, "NEON, float64: one vector of 2"),
+    (256, 50_000, 4, WIDTHS_FORWARD, 16, 1024, 8, "NEON, beyond the cache: two vectors of 4"),
 ]
 
 
 @pytest.mark.parametrize("case", CASES, ids=[str(case[-1]) for case in CASES])
-def test_width(case: tuple[int, int, int, int, int, int, int, str]) -> None:
+def test_width(case: tuple[int, int, int, Widths, int, int, int, str]) -> None:
     batch, features, itemsize, far, vector, cache, samples, _ = case
     sizes = {"vector_bytes": vector, "cache_bytes": cache << 10}
     assert panel_width(batch, features, 0.01, itemsize, far, **sizes) == samples
@@ -73,14 +76,14 @@ def test_width_of_dense_patterns(
     density: float, features: int, itemsize: int, vector: int, samples: int
 ) -> None:
     sizes = {"vector_bytes": vector, "cache_bytes": 2 << 20}
-    assert panel_width(256, features, density, itemsize, FAR_FORWARD, **sizes) == samples
+    assert panel_width(256, features, density, itemsize, WIDTHS_FORWARD, **sizes) == samples
 
 
 @pytest.mark.parametrize("batch", [2, 7, 16, 31, 80, 100, 1000])
 @pytest.mark.parametrize("features", [10, 5000, 20_000, 50_000])
 def test_panels_are_whole_vectors_and_hold_the_batch(batch: int, features: int) -> None:
     """No panel stands empty, and the same number of panels would not do with a vector less."""
-    width = panel_width(batch, features, 0.01, 4, FAR_FORWARD, vector_bytes=64, cache_bytes=2 << 20)
+    width = panel_width(batch, features, 0.01, 4, WIDTHS_FORWARD, vector_bytes=64, cache_bytes=2 << 20)
     panels = ceil(batch / width)
     assert batch <= panels * width < batch + (16 if batch > 16 else 17) * panels
     assert width % 16 == 0 or width in (4, 8)
@@ -146,9 +149,11 @@ def test_panels_of_tiles(batch: int, features: int, itemsize: int, panels: int) 
 def test_the_rule_is_that_of_the_sources() -> None:
     """Constants of csrc that panels.py repeats."""
     text = (CSRC / "native.cpp").read_text(encoding="utf-8")
-    found = re.search(r"kFarForward = (\d+), kFarBackward = (\d+);", text)
-    assert found is not None
-    assert tuple(map(int, found.groups())) == (FAR_FORWARD, FAR_BACKWARD)
+    for name, widths in (("kForward", WIDTHS_FORWARD), ("kBackward", WIDTHS_BACKWARD)):
+        found = re.search(name + r"{kVectorBytes < kLine \? (\d) : (\d), (\d)}", text)
+        assert found is not None
+        short, line, far = map(int, found.groups())
+        assert (line, short, far) == widths
     assert "kMost = 4," in text
     assert "held = dense ? cache : cache / 2;" in text
     assert "dense = nnz * N >= 4 * rows * features;" in text

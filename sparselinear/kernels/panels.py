@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 from math import ceil, inf
+from typing import NamedTuple
 
-# The most vectors of a panel, and those of a panel that no second-level cache holds.
-_MOST, FAR_FORWARD, FAR_BACKWARD = 4, 2, 4
+_MOST = 4  # vectors of a panel
 _LINE = 64  # bytes
-# The fewest vectors of other panels, by their bytes: a line and longer, or shorter.
-_FEWEST, _FEWEST_SHORT = 1, 4
+
+
+class Widths(NamedTuple):
+    """Vectors of a panel.
+
+    Attributes:
+        fewest: where a second-level cache holds it, and a vector is a line of the cache.
+        fewest_short: the same, where a vector is shorter.
+        far: where no second-level cache holds it.
+    """
+
+    fewest: int
+    fewest_short: int
+    far: int
+
+
+WIDTHS_FORWARD, WIDTHS_BACKWARD = Widths(1, 4, 2), Widths(2, 4, 4)
 # A pattern with so many connections among as many features as a vector has numbers is dense to the native
 # kernel: its panels may fill the cache, and forward reads them by blocks of the first-level cache.
 _DENSE = 4
@@ -38,7 +53,7 @@ def panel_width(
     features: int,
     density: float,
     itemsize: int,
-    far_vectors: int,
+    widths: Widths,
     *,
     vector_bytes: int,
     cache_bytes: int,
@@ -50,7 +65,7 @@ def panel_width(
         features: of the activations that are gathered.
         density: of the pattern.
         itemsize: bytes of a number in the type of the sums: 4, or 8 for float64.
-        far_vectors: FAR_FORWARD or FAR_BACKWARD.
+        widths: WIDTHS_FORWARD or WIDTHS_BACKWARD.
         vector_bytes: of a vector of the processor.
         cache_bytes: of the second-level cache of a core.
     """
@@ -61,13 +76,13 @@ def panel_width(
             width *= 2
         return min(width, lanes)
     row = features * lanes * itemsize
-    vectors, fewest = _MOST, _FEWEST_SHORT if vector_bytes < _LINE else _FEWEST
+    vectors, fewest = _MOST, widths.fewest_short if vector_bytes < _LINE else widths.fewest
     dense = density >= dense_from(itemsize, vector_bytes=vector_bytes)
     held = cache_bytes if dense else cache_bytes // 2
     while vectors > fewest and vectors * row > held:
         vectors //= 2
     if vectors * row > cache_bytes:
-        vectors = far_vectors
+        vectors = widths.far
     panels = ceil(batch / (vectors * lanes))
     return ceil(ceil(batch / panels) / lanes) * lanes
 

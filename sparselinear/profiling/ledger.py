@@ -229,8 +229,8 @@ def _reordered(sizes: Sizes) -> int:
     return _wide(sizes) * sizes.nnz
 
 
-# A row of a panel in backward: FAR_BACKWARD of kernels/panels.py, in vectors of AVX-512. Panels of a layer so
-# small that it has others take next to nothing.
+# A row of a panel in backward, where no cache holds it: WIDTHS_BACKWARD of kernels/panels.py, in vectors of
+# AVX-512. Panels of a layer so small that it has others take next to nothing.
 _PANEL_ROW_BYTES = 4 * 64
 
 

@@ -29,11 +29,20 @@ int64_t cache_size(int level) {
   return sizes[level - 1] > 0 ? sizes[level - 1] : level == 1 ? 32 << 10 : 1 << 20;
 }
 
-// The fewest vectors of a panel that lies in the second-level cache. One line is enough where a vector is
-// one. Shorter vectors are many for what goes with each connection: on 4096 x 4096, batch 256, panels of 512
-// KiB in as much cache, 4 vectors of 32 bytes took 0.9 of the time of 2, and at 8,192 features, out of cache,
-// 0.7.
-constexpr int64_t kFewest = kVectorBytes < kLine ? 4 : 1;
+// Vectors of a panel: the fewest where a second-level cache holds it, and those where none does.
+struct Widths {
+  int64_t fewest, far;
+};
+
+// Where a vector is a line, one is enough for forward; in backward, where each panel costs a pass over the
+// dots, two took 0.82 of the time (16,384 features, 1 %, batch 256, Zen 5). Shorter vectors are many for what
+// goes with each connection: on 4096 x 4096, batch 256, panels of 512 KiB in as much cache, 4 vectors of 32
+// bytes took 0.9 of the time of 2, and at 8,192 features, out of cache, 0.7.
+//
+// Afar, two lines in a row are fetched as one. Scale-free pattern of 50,000, degree 30, batch 128, one
+// thread: forward 37 ms with two vectors and 44 with four, for hubs stay in the cache longer; backward 73
+// and 66.
+constexpr Widths kForward{kVectorBytes < kLine ? 4 : 1, 2}, kBackward{kVectorBytes < kLine ? 4 : 2, 4};
 
 // The most vectors of a panel. Where it is read in place no cache has to hold it, and longer rows are better:
 // 8 vectors took 0.85 of the time of 4 (4096 x 4096, 0.1 %, batch 256). More would not fit in registers, of
@@ -42,21 +51,20 @@ constexpr int64_t kMost = 4, kInPlace = kVectorBytes < kLine ? 4 : 8;
 
 // Vectors of a panel (kernels/panels.py has the same rule) for a batch of a vector or more and as many
 // features that are gathered: wide enough that an index serves many samples, and small enough for the
-// second-level cache where that is possible. Where it is not, they have `far_vectors`: two lines in a row are
-// fetched as one, so two are the least.
+// second-level cache where that is possible.
 //
 // Half of the cache is for what streams by, but for dense patterns: they read a panel in order, and by
 // blocks. Time with 4 vectors in all of the cache over that with 2 in half of it, 4096 x 4096, batch 256, Zen
 // 5, forward and both gradients: 10 % 1.1, 1.0; 20 % 1.0, 0.95; 25 % 0.77, 0.92; 40 % 0.75, 0.9.
 template <class A>
-int64_t vectors_of_panel(int64_t batch, int64_t features, bool in_place, bool dense, int64_t far_vectors) {
+int64_t vectors_of_panel(int64_t batch, int64_t features, bool in_place, bool dense, Widths widths) {
   constexpr int64_t N = kLanes<A>;
   if (in_place && batch % (kInPlace * N) == 0) return kInPlace;
   const int64_t cache = cache_size(2), held = dense ? cache : cache / 2;
   const auto bytes = [=](int64_t vectors) { return features * vectors * kVectorBytes; };
   int64_t vectors = kMost;
-  while (vectors > kFewest && bytes(vectors) > held) vectors /= 2;
-  if (bytes(vectors) > cache) vectors = far_vectors;
+  while (vectors > widths.fewest && bytes(vectors) > held) vectors /= 2;
+  if (bytes(vectors) > cache) vectors = widths.far;
   const int64_t panels = ceil_div(batch, vectors * N);
   return ceil_div(ceil_div(batch, panels), N);
 }
@@ -67,7 +75,7 @@ int64_t vectors_of_panel(int64_t batch, int64_t features, bool in_place, bool de
 constexpr int64_t kAhead = 24, kFarAhead = 64, kFarAheadBytes = 8 << 10;
 
 template <class A, class S, class I>
-Plan<A, I> plan_for(const Tensor& gathered, int64_t rows, int64_t nnz, int64_t far_vectors) {
+Plan<A, I> plan_for(const Tensor& gathered, int64_t rows, int64_t nnz, Widths widths) {
   constexpr int64_t N = kLanes<A>, kSize = sizeof(A);
   const int64_t batch = gathered.size(0), features = gathered.size(1), cache = cache_size(2);
   const bool read_in_place =
@@ -80,7 +88,7 @@ Plan<A, I> plan_for(const Tensor& gathered, int64_t rows, int64_t nnz, int64_t f
     for (lanes = batch <= 1 ? 1 : 4; lanes < batch;) lanes *= 2;
     lanes = std::min(lanes, N);
   } else {
-    vectors = vectors_of_panel<A>(batch, features, read_in_place, dense, far_vectors);
+    vectors = vectors_of_panel<A>(batch, features, read_in_place, dense, widths);
   }
   const auto loops = micro<A, I>(static_cast<int>(lanes), static_cast<int>(vectors));
   const int64_t row = loops.width * kSize, block = cache_size(1) * 2 / 3 / row;
@@ -92,11 +100,6 @@ Plan<A, I> plan_for(const Tensor& gathered, int64_t rows, int64_t nnz, int64_t f
   const int64_t ahead = far ? std::min(kFarAhead, kFarAheadBytes / row) : near ? kAhead : 0;
   return {loops, read_in_place, far, ahead, dense && block < features ? block : 0};
 }
-
-// Scale-free pattern of 50,000, degree 30, batch 128, one thread: forward 37 ms with two vectors and 44 with
-// four, for hubs stay in the cache longer; backward 73 and 66, for there each panel costs a pass over the
-// dots.
-constexpr int64_t kFarForward = 2, kFarBackward = 4;
 
 template <class I>
 Offsets<I> offsets_of(const Tensor& offsets) {
@@ -162,7 +165,7 @@ void run_spmm(const Structure& w, const Tensor& values, const I* order, const Te
   const auto rows = sparse<A, I>(w.offsets, w.index, ordered.data());
   if (multiplies_zeros<A>(input, w) && spmm_with_zeros(rows, to_read<S>(input), bias, to_write<S>(output)))
     return;
-  spmm(plan_for<A, S, I>(input, w.count(), w.nnz(), kFarForward), rows, to_read<S>(input), bias,
+  spmm(plan_for<A, S, I>(input, w.count(), w.nnz(), kForward), rows, to_read<S>(input), bias,
        to_write<S>(output));
 }
 
@@ -181,7 +184,7 @@ void run_sddmm(const Structure& rows, const Tensor& grad_output, const Tensor& i
   if (multiplies_zeros<A>(input, rows))
     sddmm_with_zeros(w, own, gathered, dots.data());
   else
-    backward(plan_for<A, S, I>(input, rows.count(), rows.nnz(), kFarBackward), w, false, gathered, own,
+    backward(plan_for<A, S, I>(input, rows.count(), rows.nnz(), kBackward), w, false, gathered, own,
              Activations<S>{}, dots.data());
   dots.deliver();
 }
@@ -194,7 +197,7 @@ void run_backward(const Structure& columns, const I* order, const Tensor& values
   const auto offsets = offsets_of<I>(columns.offsets);
   const Ordered<A, S, I> ordered(offsets, read<S>(values), order);
   const Dots<A, S, I> dots(offsets, order, static_cast<S*>(grad_values.mutable_data_ptr()));
-  backward(plan_for<A, S, I>(grad_output, columns.count(), columns.nnz(), kFarBackward),
+  backward(plan_for<A, S, I>(grad_output, columns.count(), columns.nnz(), kBackward),
            sparse<A, I>(columns.offsets, columns.index, ordered.data()), true, to_read<S>(grad_output),
            to_read<S>(input), to_write<S>(grad_input), dots.data());
   dots.deliver();

@@ -39,9 +39,10 @@ from math import ceil, inf
 
 from ...kernels.amx import forward_by_connections, least_density
 from ...kernels.panels import (
-    FAR_BACKWARD,
-    FAR_FORWARD,
     TILE,
+    WIDTHS_BACKWARD,
+    WIDTHS_FORWARD,
+    Widths,
     dense_from,
     panel_width,
     tile_panels,
@@ -111,12 +112,8 @@ def _widens(work: Workload, chip: Chip) -> float:
     """The connections from which on panels of the native kernel are wider; inf if they never are."""
     itemsize = _summed(work)
     dense = dense_from(itemsize, vector_bytes=chip.vector_bytes)
-    sizes = {"vector_bytes": chip.vector_bytes, "cache_bytes": chip.cache_bytes}
     for features in (work.in_features, work.out_features):
-        sparser, denser = (
-            panel_width(work.batch, features, density, itemsize, FAR_FORWARD, **sizes)
-            for density in (0, dense)
-        )
+        sparser, denser = (_width(work, features, n, WIDTHS_FORWARD, chip) for n in (0, dense))
         if sparser != denser:
             return dense * work.in_features * work.out_features
     return inf
@@ -144,7 +141,7 @@ def _by_connections(work: Workload, kind: str, chip: Chip) -> Terms:
     most = _most_connections(work, chip)
     if work.nnz > most:
         work = replace(work, nnz=round(most))
-    forward = _product(work, work.out_features, work.in_features, work.columns, FAR_FORWARD, chip)
+    forward = _product(work, work.out_features, work.in_features, work.columns, WIDTHS_FORWARD, chip)
     inputs, outputs = (work.batch * n * work.itemsize for n in (work.in_features, work.out_features))
     terms: Terms = {"call": 1, **_activations(inputs, outputs), **forward}
     if kind == FORWARD:
@@ -165,9 +162,9 @@ def _by_connections(work: Workload, kind: str, chip: Chip) -> Terms:
 def _backward(work: Workload, chip: Chip) -> tuple[Terms, int]:
     """Products of backward, and the ways that numbers go between CSR and CSC order: there, and back."""
     if work.nnz < two_passes_from(work.batch, _summed(work), work.in_features):
-        return _product(work, work.in_features, work.out_features, work.rows, FAR_BACKWARD, chip), 2
-    by_columns = _product(work, work.in_features, work.out_features, work.rows, FAR_FORWARD, chip)
-    by_rows = _product(work, work.out_features, work.in_features, work.columns, FAR_BACKWARD, chip)
+        return _product(work, work.in_features, work.out_features, work.rows, WIDTHS_BACKWARD, chip), 2
+    by_columns = _product(work, work.in_features, work.out_features, work.rows, WIDTHS_FORWARD, chip)
+    by_rows = _product(work, work.out_features, work.in_features, work.columns, WIDTHS_BACKWARD, chip)
     return {name: by_columns[name] + by_rows[name] for name in by_columns}, 1
 
 
@@ -194,14 +191,11 @@ def _activations(*sizes: int) -> Terms:
     return {"activations": sum(sizes), "large": sum(size for size in sizes if size > LARGE_BYTES)}
 
 
-def _product(work: Workload, rows: int, features: int, spread: Skew, far_vectors: int, chip: Chip) -> Terms:
+def _product(work: Workload, rows: int, features: int, spread: Skew, widths: Widths, chip: Chip) -> Terms:
     """One product: ``rows`` sums over gathered ``features``, whose connections are spread like this."""
-    itemsize = _summed(work)
-    chip_bytes = {"vector_bytes": chip.vector_bytes, "cache_bytes": chip.cache_bytes}
-    density = work.nnz / max(1, rows * features)
-    width = panel_width(work.batch, features, density, itemsize, far_vectors, **chip_bytes)
+    width = _width(work, features, work.nnz / max(1, rows * features), widths, chip)
     panels = ceil(work.batch / width)
-    near = spread.share(chip.cache_bytes // (width * itemsize))
+    near = spread.share(chip.cache_bytes // (width * _summed(work)))
     gathered = work.nnz * panels * width
     return {
         "near": gathered * near,
@@ -209,3 +203,9 @@ def _product(work: Workload, rows: int, features: int, spread: Skew, far_vectors
         "connection": work.nnz * panels,
         "row": rows * panels,
     }
+
+
+def _width(work: Workload, features: int, density: float, widths: Widths, chip: Chip) -> int:
+    """Samples in a panel of so many features of a pattern of this density."""
+    sizes = {"vector_bytes": chip.vector_bytes, "cache_bytes": chip.cache_bytes}
+    return panel_width(work.batch, features, density, _summed(work), widths, **sizes)
