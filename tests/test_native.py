@@ -138,6 +138,15 @@ def test_every_batch_size(case: Case, batch: int, dtype: torch.dtype) -> None:
     compiled.check_every_layout(NATIVE, case, batch, dtype)
 
 
+@each_dtype
+def test_one_sample_and_rows_of_every_length(dtype: torch.dtype) -> None:
+    """Numbers are gathered 16 at once, twice in a row: up to two of these pairs, and all that may be left."""
+    matrix = sp.csr_array(np.tril(np.ones((70, 70)), -1))
+    for pattern in (interop.to_pattern(matrix), interop.to_pattern(matrix).transposed):
+        given = arguments(pattern, 1, dtype)
+        check(pattern, given, oracle(pattern, *given))
+
+
 @each(SWEPT)
 @pytest.mark.parametrize("expanded", EXPANDED)
 @pytest.mark.parametrize("batch", [1, 5, 40, 70])

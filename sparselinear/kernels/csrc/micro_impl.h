@@ -1,6 +1,7 @@
 // Definition of the inner loops that micro.h declares.
 #pragma once
 
+#include "gathered_dot.h"
 #include "micro.h"
 
 namespace sparselinear {
@@ -25,6 +26,12 @@ constexpr int chains(int most) {
 template <int L, int V, class A, class I>
 inline void weighted_sum(const Panel<A>& panel, const Sparse<A, I>& w, int64_t first, int64_t last, bool add,
                          A* sum) {
+  if constexpr (L == 1 && kGathers<A, I>)
+    if (panel.stride == 1 && last - first >= kLongRow) {
+      const A found = gathered_dot(panel.data, w.index + first, w.values + first, last - first);
+      *sum = add ? *sum + found : found;
+      return;
+    }
   constexpr int kChains = chains<V>(8);
   using Vec = Vector<A, L>;
   const int64_t nnz = w.nnz();
