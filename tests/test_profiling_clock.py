@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import hashlib
 import threading
 import time
 
@@ -151,6 +152,22 @@ def test_settle_waits_for_a_thread_that_spins() -> None:
     assert clock.settle(limit_s=20)
     assert time.perf_counter() >= end
     thread.join()
+
+
+def test_settle_sees_a_thread_on_another_core() -> None:
+    """One without Python's lock, which takes no turns with this thread: each time, as its clock is behind."""
+    for _ in range(10):
+        end = time.perf_counter() + 0.05
+
+        def work(until: float = end) -> None:
+            while time.perf_counter() < until:
+                hashlib.sha256(bytes(1 << 20))
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        assert clock.settle(limit_s=20)
+        assert time.perf_counter() >= end
+        thread.join()
 
 
 def test_a_run_too_short_to_measure_ends() -> None:

@@ -29,8 +29,11 @@ SAMPLE_S = 0.01
 MOST_REPEATS = 1000
 # How long a process may stay busy before its turn is taken all the same.
 _SETTLE_S = 0.5
-# A step of the wait: where the clock of the process is coarse (15.6 ms on Windows), two of its ticks.
-_STEP_S = max(0.002, 2 * time.get_clock_info("process_time").resolution)
+# A step of the wait. Linux brings the time of a thread that runs on another core up to date by its timer,
+# every 10 ms at the slowest; in a shorter step such a thread may seem to rest. For 90 ms after a step JAX
+# gave memory back so, unseen, and what was measured next took up to twice its time. Where the clock of the
+# process is coarse (15.6 ms on Windows), a step is two of its ticks.
+_STEP_S = max(0.012, 2 * time.get_clock_info("process_time").resolution)
 # A thread that spins takes all of a core; what looks at the clock takes a hundredth of one.
 _QUIET_CORES = 0.1
 
