@@ -78,8 +78,9 @@ template <class A, class S, class I>
 Plan<A, I> plan_for(const Tensor& gathered, int64_t rows, int64_t nnz, Widths widths) {
   constexpr int64_t N = kLanes<A>, kSize = sizeof(A);
   const int64_t batch = gathered.size(0), features = gathered.size(1), cache = cache_size(2);
-  const bool read_in_place =
-      std::is_same_v<A, S> && (batch == 1 || (feature_major(gathered) && nnz < 8 * features));
+  // Activations may be read where they lie, if each row is read a few times only.
+  const bool lies_so = std::is_same_v<A, S> && (batch == 1 || feature_major(gathered));
+  const bool few_times = lies_so && nnz < 8 * features;
   // Blocks of two thirds of the first-level cache. Their connections are counted in each row, N indices at
   // once, which is worth it if N indices have four of them or more.
   const bool dense = nnz * N >= 4 * rows * features;
@@ -88,10 +89,14 @@ Plan<A, I> plan_for(const Tensor& gathered, int64_t rows, int64_t nnz, Widths wi
     for (lanes = batch <= 1 ? 1 : 4; lanes < batch;) lanes *= 2;
     lanes = std::min(lanes, N);
   } else {
-    vectors = vectors_of_panel<A>(batch, features, read_in_place, dense, widths);
+    vectors = vectors_of_panel<A>(batch, features, few_times, dense, widths);
   }
   const auto loops = micro<A, I>(static_cast<int>(lanes), static_cast<int>(vectors));
   const int64_t row = loops.width * kSize, block = cache_size(1) * 2 / 3 / row;
+  // A panel that is the whole batch would be copied as it is: 4096 x 4096, 1 %, batch 16 took 1.6 times as
+  // long so. One that comes from afar is better in huge pages.
+  const bool whole = lies_so && batch == loops.width && (batch == 1 || features * row <= cache);
+  const bool read_in_place = few_times || whole;
   const int64_t gathered_from = features * (read_in_place ? batch : loops.width) * kSize;
   const bool far = gathered_from > cache;
   // Of a panel as large as the cache a part is lost to what streams by, if it is not read in order. To ask
