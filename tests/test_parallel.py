@@ -225,6 +225,12 @@ def test_recipes_run(heading: str, tmp_path: Path) -> None:
     script = tmp_path / "train.py"
     script.write_text(block[1], encoding="utf-8")
     finished = torchrun(script)
+    # A thread of gloo that outlives the interpreter aborts the process at its exit, in one run of ten on one
+    # machine, with nn.Linear too: https://github.com/pytorch/pytorch/pull/179291
+    for _ in range(4):
+        if "terminate called without an active exception" not in finished.stderr:
+            break
+        finished = torchrun(script)
     assert finished.returncode == 0, finished.stderr
     first, last = map(float, re.findall(r"loss (\S+)", finished.stdout))
     assert last < first
