@@ -154,7 +154,7 @@ def test_the_rule_is_that_of_the_sources() -> None:
         assert found is not None
         short, line, far = map(int, found.groups())
         assert (line, short, far) == widths
-    assert "kMost = 4," in text
+    assert "kMost = 4;" in text
     assert "held = dense ? cache : cache / 2;" in text
     assert "dense = nnz * N >= 4 * rows * features;" in text
     assert "kMany = 4 << 20, kLongColumn = 256;" in text

@@ -155,7 +155,7 @@ def test_settle_waits_for_a_thread_that_spins() -> None:
 
 
 def test_settle_sees_a_thread_on_another_core() -> None:
-    """One without Python's lock, which takes no turns with this thread: each time, as its clock is behind."""
+    """One that works without Python's lock, while its time stands still between two ticks of the timer."""
     for _ in range(10):
         end = time.perf_counter() + 0.05
 

@@ -50,7 +50,7 @@ struct Micro {
               A* dots);
 };
 
-// For 1, 4, 8, ... lanes, up to kLanes<A>, of which there are then 1 to 4 vectors.
+// For 1, 4, 8, ... lanes, up to kLanes<A>, of which there are then 1 to 4 vectors, or kMostVectors.
 template <class A, class I>
 Micro<A, I> micro(int lanes, int vectors);
 

@@ -26,7 +26,7 @@ constexpr int chains(int most) {
 template <int L, int V, class A, class I>
 inline void weighted_sum(const Panel<A>& panel, const Sparse<A, I>& w, int64_t first, int64_t last, bool add,
                          A* sum) {
-  if constexpr (L == 1 && kGathers<A, I>)
+  if constexpr (L == 1 && kGathers<I>)
     if (panel.stride == 1 && last - first >= kLongRow) {
       const A found = gathered_dot(panel.data, w.index + first, w.values + first, last - first);
       *sum = add ? *sum + found : found;
@@ -184,10 +184,10 @@ Micro<A, I> micro(int lanes, int vectors) {
       return micro_of<N, 2, A, I>();
     case 3:
       return micro_of<N, 3, A, I>();
-    case 8:
-      return micro_of<N, 8, A, I>();
-    default:
+    case 4:
       return micro_of<N, 4, A, I>();
+    default:
+      return micro_of<N, kMostVectors, A, I>();
   }
 }
 

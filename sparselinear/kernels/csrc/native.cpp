@@ -35,19 +35,18 @@ struct Widths {
 };
 
 // Where a vector is a line, one is enough for forward; in backward, where each panel costs a pass over the
-// dots, two took 0.82 of the time (16,384 features, 1 %, batch 256, Zen 5). Shorter vectors are many for what
-// goes with each connection: on 4096 x 4096, batch 256, panels of 512 KiB in as much cache, 4 vectors of 32
-// bytes took 0.9 of the time of 2, and at 8,192 features, out of cache, 0.7.
+// dots, two took 0.78 and 0.92 of the time (8,192 features, 0.2 and 2 %, batch 256, Zen 5). Shorter vectors
+// are many for what goes with each connection: on 4096 x 4096, batch 256, panels of 512 KiB in as much cache,
+// 4 vectors of 32 bytes took 0.9 of the time of 2, and at 8,192 features, out of cache, 0.7.
 //
 // Afar, two lines in a row are fetched as one. Scale-free pattern of 50,000, degree 30, batch 128, one
 // thread: forward 37 ms with two vectors and 44 with four, for hubs stay in the cache longer; backward 73
 // and 66.
 constexpr Widths kForward{kVectorBytes < kLine ? 4 : 1, 2}, kBackward{kVectorBytes < kLine ? 4 : 2, 4};
 
-// The most vectors of a panel. Where it is read in place no cache has to hold it, and longer rows are better:
-// 8 vectors took 0.85 of the time of 4 (4096 x 4096, 0.1 %, batch 256). More would not fit in registers, of
-// which there are half as many where vectors are shorter.
-constexpr int64_t kMost = 4, kInPlace = kVectorBytes < kLine ? 4 : 8;
+// The most vectors of a panel that a cache has to hold. Where it is read in place none has to, and longer
+// rows are better: 8 vectors took 0.85 of the time of 4 (4096 x 4096, 0.1 %, batch 256).
+constexpr int64_t kMost = 4;
 
 // Vectors of a panel (kernels/panels.py has the same rule) for a batch of a vector or more and as many
 // features that are gathered: wide enough that an index serves many samples, and small enough for the
@@ -59,7 +58,7 @@ constexpr int64_t kMost = 4, kInPlace = kVectorBytes < kLine ? 4 : 8;
 template <class A>
 int64_t vectors_of_panel(int64_t batch, int64_t features, bool in_place, bool dense, Widths widths) {
   constexpr int64_t N = kLanes<A>;
-  if (in_place && batch % (kInPlace * N) == 0) return kInPlace;
+  if (in_place && batch % (kMostVectors * N) == 0) return kMostVectors;
   const int64_t cache = cache_size(2), held = dense ? cache : cache / 2;
   const auto bytes = [=](int64_t vectors) { return features * vectors * kVectorBytes; };
   int64_t vectors = kMost;
@@ -93,10 +92,9 @@ Plan<A, I> plan_for(const Tensor& gathered, int64_t rows, int64_t nnz, Widths wi
   }
   const auto loops = micro<A, I>(static_cast<int>(lanes), static_cast<int>(vectors));
   const int64_t row = loops.width * kSize, block = cache_size(1) * 2 / 3 / row;
-  // A panel that is the whole batch would be copied as it is: 4096 x 4096, 1 %, batch 16 took 1.6 times as
-  // long so. One that comes from afar is better in huge pages.
-  const bool whole = lies_so && batch == loops.width && (batch == 1 || features * row <= cache);
-  const bool read_in_place = few_times || whole;
+  // A panel that is the whole batch would be copied as it is: Zen 5, feature-major, forward took 1.6 times as
+  // long so at 4096 x 4096, 1 %, batch 16, and 1.0 to 1.5 times from afar (200,000 features, batch 16).
+  const bool read_in_place = few_times || (lies_so && batch == loops.width);
   const int64_t gathered_from = features * (read_in_place ? batch : loops.width) * kSize;
   const bool far = gathered_from > cache;
   // Of a panel as large as the cache a part is lost to what streams by, if it is not read in order. To ask

@@ -48,8 +48,9 @@ constexpr int64_t kBlock = 32;
 // How far ahead the features to be transposed are asked for. A panel is read from as many rows as it has
 // samples, more than the processor sees streams.
 constexpr int64_t kFeaturesAhead = 2 * kBlock;
-// The widest panel, in samples.
-constexpr int kMostWidth = 8 * kLanes<float>;
+// The most vectors of a panel, as many as fit in registers, of which there are half as many where vectors are
+// shorter; and its samples.
+constexpr int kMostVectors = kVectorBytes < 64 ? 4 : 8, kMostWidth = kMostVectors * kLanes<float>;
 
 // Block of L x L elements, transposed on the way: row j of `from` becomes lane j of each row of `to`.
 template <int L, class S, class T>

@@ -110,13 +110,12 @@ def bends(work: Workload, chip: Chip) -> list[int]:
 
 def _widens(work: Workload, chip: Chip) -> float:
     """The connections from which on panels of the native kernel are wider; inf if they never are."""
-    itemsize = _summed(work)
-    dense = dense_from(itemsize, vector_bytes=chip.vector_bytes)
-    for features in (work.in_features, work.out_features):
-        sparser, denser = (_width(work, features, n, WIDTHS_FORWARD, chip) for n in (0, dense))
-        if sparser != denser:
-            return dense * work.in_features * work.out_features
-    return inf
+    dense = dense_from(_summed(work), vector_bytes=chip.vector_bytes)
+    sparser, denser = (
+        [_width(work, n, density, WIDTHS_FORWARD, chip) for n in (work.in_features, work.out_features)]
+        for density in (0, dense)
+    )
+    return dense * work.in_features * work.out_features if denser != sparser else inf
 
 
 def _most_connections(work: Workload, chip: Chip) -> float:
