@@ -186,14 +186,19 @@ def test_dense_patterns(case: Case, batch: int, dtype: torch.dtype) -> None:
 
 @pytest.fixture(scope="module")
 def millions() -> SparsityPattern:
-    """Little more than 2**22 connections: 8 MiB of bfloat16, from which on values are permuted in blocks."""
+    """Little more than 2**22 connections: 8 MiB of bfloat16 and 32 of float64.
+
+    From 8 MiB on values are scattered to CSR order in blocks, and from 24 on gathered from it so.
+    """
     pattern = interop.to_pattern(random_matrix(2053, 4103, 0.505))
     assert 2**22 < pattern.nnz < 2**22 + 2**17
     assert pattern.nnz % 3 == 2  # the last of three blocks of bfloat16 is longer
     return pattern
 
 
-@pytest.mark.parametrize(("batch", "dtype"), [(2, torch.float32), (65, torch.bfloat16)], ids=str)
+@pytest.mark.parametrize(
+    ("batch", "dtype"), [(2, torch.float32), (2, torch.float64), (65, torch.bfloat16)], ids=str
+)
 def test_millions_of_connections(millions: SparsityPattern, batch: int, dtype: torch.dtype) -> None:
     """More than 256 chunks of the least size, so that chunks grow; and the blocks of the permutation."""
     given = arguments(millions, batch, dtype)

@@ -16,35 +16,50 @@ struct Offsets {
   }
 };
 
-// The translation buffer of the second level holds about 2,000 pages of 4 KiB, and values lie in such pages.
-constexpr int64_t kTranslated = 8 << 20, kBlockBytes = kTranslated / 2;
+// Bytes of values from which on columns are walked in blocks, where values are gathered and where they are
+// scattered; and of a block. The translation buffer of the second level holds 2,000 to 4,000 pages of 4 KiB,
+// in which values lie, and what is to be read can be asked for earlier than what is to be written.
+constexpr int64_t kGatheredInBlocks = 24 << 20, kScatteredInBlocks = 8 << 20, kBlockBytes = 4 << 20;
+
+// How far ahead places are asked for, in connections: to be gathered, if the second-level cache does not hold
+// the values, and to be scattered to. The next column may begin before that.
+//
+// Time with gathered ones 512 ahead, into that cache, over that of 32 ahead into the first from 8 MiB on and
+// else of none; Zen 5, transposed product and both gradients. 4096 x 4096, 10 %: batch 64 0.76, 0.82; 256
+// 0.88, 0.92. 16,384 x 16,384, 1 %, batch 64: 0.78, 0.80. 200,000, 20 a row, batch 32: 0.88, 0.97. Where the
+// values are still in the last level from a forward just before, it is up to 1.04 (10 %, batch 64, a step).
+constexpr int64_t kGatherAhead = 512, kScatterAhead = 32, kNear = 1 << 20;
 
 // In how many blocks of CSR order columns are walked through: one, unless the values, `size` bytes each, are
-// more than the translation buffer has pages for, and columns are long.
+// more than `most` bytes, and columns are long.
 template <class I>
-int64_t blocks_of(const Offsets<I>& columns, int64_t size) {
+int64_t blocks_of(const Offsets<I>& columns, int64_t size, int64_t most) {
   constexpr int64_t kLongRun = 32;
   const int64_t nnz = columns.nnz(), blocks = ceil_div(nnz * size, kBlockBytes);
-  return nnz * size <= kTranslated || nnz < kLongRun * blocks * columns.count ? 1 : blocks;
+  return nnz * size <= most || nnz < kLongRun * blocks * columns.count ? 1 : blocks;
 }
 
 // Calls move(k, order[k]) for each connection k in CSC order, order[k] being its place in CSR order. Where
-// there is one block, fetch(place) is called for the places to come.
+// there is one block, fetch(place) is called for the place `ahead` of it.
 //
 // A column has its places in as many rows, thousands of pages apart, and the next column has them beside
 // those. So a task takes many columns, and for them one block of the rows after the other, whose pages and
-// lines then stay at hand. Time of one block over that of several, 4096 x 4096, 2 threads, values to CSC
-// order and gradients back: 20 %: 3.3, 1.8; 40 %: 4, 2.3; at 10 % one is faster: 0.7, 0.5.
-template <class S, class I, class Fetch, class Move>
-void for_each_connection(const Offsets<I>& columns, const I* order, const Fetch& fetch, const Move& move) {
-  constexpr int64_t kAhead = 32, kRun = 16, kMostColumns = 512;
-  const int64_t blocks = blocks_of(columns, sizeof(S)), nnz = columns.nnz();
+// lines then stay at hand. Time of one block over that of several, 4096 x 4096, 2 threads, gradients back:
+// 20 %: 1.8; 40 %: 2.3; at 10 % one is faster: 0.5. Values to CSC order, 8192 x 8192, 20 %: 1.13 of the
+// transposed product, batch 64; at half as many 1.0.
+template <class I, class Fetch, class Move>
+void for_each_connection(const Offsets<I>& columns, const I* order, int64_t blocks, int64_t ahead,
+                         const Fetch& fetch, const Move& move) {
+  constexpr int64_t kRun = 16, kMostColumns = 512;
+  const int64_t nnz = columns.nnz();
   if (blocks == 1) {
     torch::stable::parallel_for(0, nnz, 1 << 14, [&](int64_t first, int64_t last) {
-      for (int64_t k = first; k < last; ++k) {
-        fetch(order[std::min(k + kAhead, nnz - 1)]);
+      int64_t k = first;
+      for (; k < last - ahead; ++k) {
+        fetch(order[k + ahead]);
         move(k, order[k]);
       }
+      for (; k < last; ++k) move(k, order[k]);
     });
     return;
   }
@@ -85,11 +100,13 @@ class Ordered {
     data_ = to;
     if (!values) return;
     const auto move = [=](int64_t k, int64_t place) { to[k] = load_one(values + place); };
-    if (order && columns.nnz() * static_cast<int64_t>(sizeof(S)) > kTranslated)
-      for_each_connection<S>(
-          columns, order, [=](int64_t place) { __builtin_prefetch(values + place); }, move);
+    constexpr int64_t kSize = sizeof(S);
+    const int64_t blocks = order ? blocks_of(columns, kSize, kGatheredInBlocks) : 1;
+    const auto fetch = [=](int64_t place) { __builtin_prefetch(values + place, 0, 2); };
+    if (order && columns.nnz() * kSize > kNear)
+      for_each_connection(columns, order, blocks, kGatherAhead, fetch, move);
     else if (order)
-      for_each_connection<S>(columns, order, [](int64_t) {}, move);
+      for_each_connection(columns, order, blocks, 0, [](int64_t) {}, move);
     else
       torch::stable::parallel_for(0, columns.nnz(), 1 << 14, [=](int64_t first, int64_t last) {
         for (int64_t k = first; k < last; ++k) to[k] = load_one(values + k);
@@ -126,8 +143,9 @@ class Dots {
     const I* const order = order_;
     const int64_t nnz = columns_.nnz();
     if (order)
-      for_each_connection<S>(
-          columns_, order, [=](int64_t place) { __builtin_prefetch(to + place, 1); },
+      for_each_connection(
+          columns_, order, blocks_of(columns_, sizeof(S), kScatteredInBlocks), kScatterAhead,
+          [=](int64_t place) { __builtin_prefetch(to + place, 1); },
           [=](int64_t k, int64_t place) { store_one(to + place, from[k]); });
     else if constexpr (!std::is_same_v<A, S>)
       torch::stable::parallel_for(0, nnz, 1 << 14, [=](int64_t first, int64_t last) {
