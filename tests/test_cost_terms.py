@@ -190,8 +190,18 @@ def test_a_smaller_cache() -> None:
 @pytest.mark.parametrize(("outputs", "near"), [(32_768, True), (32_769, False)])
 def test_permuted(outputs: int, near: bool) -> None:
     """32,768 lines of 64 bytes are 2 MiB."""
-    terms = sparse(workload(outputs, 10, 500, 4), STEP)
+    terms = sparse(workload(outputs, 10, 500, 17), STEP)
     assert (terms["permuted near"], terms["permuted far"]) == ((500, 0) if near else (0, 500))
+
+
+def test_small_batches_by_rows() -> None:
+    """From 8 connections a column on nothing is permuted, and both gradients have one panel of the inputs."""
+    below, above = (sparse(workload(1000, 50, nnz, 16), STEP) for nnz in (8 * 50 - 1, 8 * 50))
+    assert below["permuted near"] == 8 * 50 - 1
+    assert above["permuted near"] == above["permuted far"] == 0
+    assert (below["row"], above["row"]) == (1000 + 50 + 1000, 3 * 1000)
+    assert 8 * 50 in bends(workload(1000, 50, 1, 16), Chip(64, 2 << 20))
+    assert 8 * 50 not in bends(workload(1000, 50, 1, 17), Chip(64, 2 << 20))
 
 
 SPLIT = [

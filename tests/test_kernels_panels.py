@@ -163,6 +163,8 @@ def test_the_rule_is_that_of_the_sources() -> None:
     assert "kFewestRows = 32, kFewestPanels = 2;" in text
     assert "nnz() * panels > kDense * (panels + 1) * entries;" in text
     assert "kDenseWidth = 4 * kLanes<A>;" in (CSRC / "dense_vectors.h").read_text(encoding="utf-8")
+    pieces = "return degree < 32 ? 2 : degree < 128 ? 4 : 8;"
+    assert pieces in (CSRC / "scatter.h").read_text(encoding="utf-8")
     text = (CSRC / "strips.h").read_text(encoding="utf-8")
     assert "kPair = 2 * kTile;" in text
     assert "kMostSamples = 512, kPanelBytes = int64_t{32} << 20;" in text

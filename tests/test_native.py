@@ -197,7 +197,7 @@ def millions() -> SparsityPattern:
 
 
 @pytest.mark.parametrize(
-    ("batch", "dtype"), [(2, torch.float32), (2, torch.float64), (65, torch.bfloat16)], ids=str
+    ("batch", "dtype"), [(17, torch.float32), (17, torch.float64), (65, torch.bfloat16)], ids=str
 )
 def test_millions_of_connections(millions: SparsityPattern, batch: int, dtype: torch.dtype) -> None:
     """More than 256 chunks of the least size, so that chunks grow; and the blocks of the permutation."""

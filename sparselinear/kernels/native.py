@@ -2,7 +2,8 @@
 
 Batches are worked on in panels, (features, 16 to 64 samples), that stay in the second-level cache. Packing
 a panel transposes batch-major activations on the way, and backward yields both gradients in one pass over
-the columns of W. docs/roofline.md sets it against what the machine can do.
+the columns of W, or, for a small batch, in two over its rows, which need no transpose of it. docs/roofline.md
+sets it against what the machine can do.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from ..checks import FLOATING
 from ..pattern import SparsityPattern
 from . import build
 from .base import Kernel
+from .panels import scatters
 
 
 class NativeKernel(Kernel):
@@ -43,6 +45,15 @@ class NativeKernel(Kernel):
         return output
 
     def spmm_transposed(self, pattern: SparsityPattern, values: Tensor, grad_output: Tensor) -> Tensor:  # noqa: D102
+        if _scatters(pattern, values, grad_output):
+            scattered: Tensor = operator("scatter")(
+                pattern.crow_indices,
+                pattern.col_indices,
+                values,
+                strided(grad_output),
+                pattern.in_features,
+            )
+            return scattered
         columns = pattern.transposed
         grad_input: Tensor = operator("spmm")(
             columns.crow_indices,
@@ -63,17 +74,22 @@ class NativeKernel(Kernel):
     def backward(  # noqa: D102
         self, pattern: SparsityPattern, values: Tensor, grad_output: Tensor, input: Tensor
     ) -> tuple[Tensor, Tensor]:
+        columns: tuple[Tensor | None, ...] = (None, None, None)
+        if not _scatters(pattern, values, grad_output):
+            columns = pattern.ccol_indices, pattern.row_indices, pattern.permutation
         grad_input, grad_values = operator("backward")(
             pattern.crow_indices,
             pattern.col_indices,
-            pattern.ccol_indices,
-            pattern.row_indices,
-            pattern.permutation,
+            *columns,
             values,
             strided(grad_output),
             strided(input),
         )
         return grad_input, grad_values
+
+
+def _scatters(pattern: SparsityPattern, values: Tensor, grad_output: Tensor) -> bool:
+    return scatters(len(grad_output), pattern.nnz, pattern.in_features, max(values.itemsize, 4))
 
 
 @cache

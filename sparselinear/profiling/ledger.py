@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from ..kernels import choose
-from ..kernels.panels import two_passes_from
+from ..kernels.panels import scattered_pieces, scattered_width, scatters, two_passes_from
 from ..pattern import BLOCK
 
 if TYPE_CHECKING:
@@ -120,7 +120,8 @@ class Ledger:
         parameters_bytes: weight or values, and the bias.
         mask_bytes: a mask of zeros and ones, and the masked weight where a system keeps it.
         indices_bytes: where the connections are.
-        transpose_bytes: the same for the transpose, and the permutation between the two, if kept.
+        transpose_bytes: the same for the transpose, and the permutation between the two, if kept; 0 for
+            batches so small that our backward goes by rows.
         gradients_bytes: of the parameters; the gradient of a sparse tensor has indices of its own.
         adam_bytes: state of torch.optim.Adam; None where Adam does not take the parameters.
         step_transient_bytes: what forward and backward hold for a moment beyond the rest.
@@ -181,16 +182,26 @@ def sparse(sizes: Sizes) -> Ledger:
     index = sizes.index_itemsize
     parameters = sizes.values_bytes + sizes.bias_bytes
     indices = (sizes.out_features + 1 + sizes.nnz) * index  # crow_indices, col_indices
+    transpose = transposing = 0
+    if not _scatters(sizes):
+        transpose = (sizes.in_features + 1 + 2 * sizes.nnz) * index  # ccol, row, permutation
+        transposing = parameters + indices + _transposing(sizes) + _kept(sizes, _forward_scratch(sizes))
     return Ledger(
         parameters_bytes=parameters,
         indices_bytes=indices,
-        transpose_bytes=(sizes.in_features + 1 + 2 * sizes.nnz) * index,  # ccol, row, permutation
+        transpose_bytes=transpose,
         gradients_bytes=parameters,
         adam_bytes=adam_state(parameters, 1 + sizes.bias),
         step_transient_bytes=_cuda_scratch(sizes) if sizes.cuda_kernel else sum(_scratch(sizes)),
         adam_transient_bytes=_adam_transient(sizes, sizes.values_bytes) + _kept(sizes, _scratch(sizes)),
-        transposing_bytes=parameters + indices + _transposing(sizes) + _kept(sizes, _forward_scratch(sizes)),
+        transposing_bytes=transposing,
     )
+
+
+def _scatters(sizes: Sizes) -> bool:
+    """Whether backward goes by the rows of W, and there is no transpose."""
+    wide = _wide(sizes)
+    return not sizes.cuda_kernel and scatters(sizes.batch, sizes.nnz, sizes.in_features, wide)
 
 
 def _transposing(sizes: Sizes) -> int:
@@ -237,9 +248,14 @@ _PANEL_ROW_BYTES = 4 * 64
 def _scratch(sizes: Sizes) -> tuple[int, ...]:
     """Blocks of scratch of the backward, in the order it gives them back; forward finds its own there.
 
-    Two passes need a block of numbers in CSC order less than one, as grad_values come in CSR order.
+    Two passes need a block of numbers in CSC order less than one, as grad_values come in CSR order. Where
+    both go by rows there are sums of grad_input instead, and of a half type the values in float32.
     """
     panel = min(sizes.batch * _wide(sizes), _PANEL_ROW_BYTES) * sizes.out_features
+    if _scatters(sizes):
+        sums = scattered_pieces(sizes.nnz, sizes.in_features) * sizes.in_features
+        widened = _reordered(sizes) if sizes.itemsize < _wide(sizes) else 0
+        return panel, sums * scattered_width(sizes.batch) * _wide(sizes), widened
     two_passes = sizes.nnz >= two_passes_from(sizes.batch, _wide(sizes), sizes.in_features)
     dots = 0 if two_passes else _reordered(sizes)
     return panel, _reordered(sizes), dots

@@ -8,17 +8,6 @@
 
 namespace sparselinear {
 
-// A place between two connections: the row it is in, and the connections before it.
-struct Place {
-  int64_t row, connection;
-};
-
-// The connections from one place to the next. What a chunk holds of a row that begins before it or ends after
-// it is a piece of a split row.
-struct Chunk {
-  Place begin, end;
-};
-
 // Cuts rows into chunks of nearly equal cost, the cost of a row being its connections and kRowCost. A row
 // is cut only if it is longer than a chunk: the arrow of an arrow matrix, the hub of a graph. The cuts
 // do not depend on the number of threads, so results do not either.

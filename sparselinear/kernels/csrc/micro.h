@@ -19,11 +19,28 @@ struct Sparse {
   }
 };
 
+// A place between two connections: the row it is in, and the connections before it.
+struct Place {
+  int64_t row, connection;
+};
+
+// The connections from one place to the next. What a chunk holds of a row that begins before it or ends after
+// it is a piece of a split row.
+struct Chunk {
+  Place begin, end;
+};
+
 // What the connections from `offsets[0]` on belong to: at most kBlock rows, row r up to offsets[r + 1].
 template <class I>
 struct Span {
   const I* offsets;
   int64_t rows;
+};
+
+// Some columns of W.
+template <class I>
+struct Columns {
+  I first, limit;
 };
 
 // Rows of `width` numbers, one for each row of a span: of a tile, or of activations that lie so.
@@ -48,6 +65,8 @@ struct Micro {
   // The dot products alone; there need be no values.
   void (*dot)(const Panel<A>&, const Sparse<A, I>&, Span<I>, Rows<const A> x, bool add, Rows<A> sums,
               A* dots);
+  // sums += W^T panel, by the connections of a chunk that are in these columns.
+  void (*scatter)(const Panel<A>&, const Sparse<A, I>&, const Chunk&, const Columns<I>&, A* sums);
 };
 
 // For 1, 4, 8, ... lanes, up to kLanes<A>, of which there are then 1 to 4 vectors, or kMostVectors.

@@ -163,10 +163,65 @@ void multiply_and_dot(const Panel<A>& panel, const Sparse<A, I>& w, Span<I> span
   }
 }
 
+// Row index[k] of `sums` += values[k] * a row of the panel, for k in order, as long as index[k] < limit; no
+// index comes twice, so several are under way together.
+template <int L, int V, class A, class I>
+inline void add_to_rows(const A* row, const I* index, const A* values, int64_t count, I limit, A* sums) {
+  constexpr int kTogether = chains<V>(4);
+  using Vec = Vector<A, L>;
+  Vec x[V];
+#pragma GCC unroll 8
+  for (int v = 0; v < V; ++v) x[v] = load<L>(row + v * L);
+  const auto at = [=](int64_t k) { return sums + index[k] * static_cast<int64_t>(L * V); };
+  int64_t k = 0;
+  for (; k + kTogether <= count && index[k + kTogether - 1] < limit; k += kTogether) {
+    Vec sum[kTogether][V];
+#pragma GCC unroll 8
+    for (int i = 0; i < kTogether; ++i)
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) sum[i][v] = load<L>(at(k + i) + v * L) + values[k + i] * x[v];
+#pragma GCC unroll 8
+    for (int i = 0; i < kTogether; ++i)
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) store<L, A>(at(k + i) + v * L, sum[i][v]);
+  }
+  for (; k < count && index[k] < limit; ++k)
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) {
+      A* const to = at(k) + v * L;
+      store<L, A>(to, load<L>(to) + values[k] * x[v]);
+    }
+}
+
+// The place of the first of `count` indices, in order, that is not below `limit`; without a branch that
+// depends on them.
+template <class I>
+inline int64_t count_below(const I* index, int64_t count, I limit) {
+  const I* const begin = index;
+  for (; count > 1; count -= count / 2) index += index[count / 2 - 1] < limit ? count / 2 : 0;
+  return index - begin + (count > 0 && *index < limit);
+}
+
+template <int L, int V, class A, class I>
+void scatter(const Panel<A>& panel, const Sparse<A, I>& w, const Chunk& chunk, const Columns<I>& columns,
+             A* sums) {
+  int64_t k = chunk.begin.connection;
+  for (int64_t r = chunk.begin.row; k < chunk.end.connection; ++r) {
+    const int64_t end = std::min<int64_t>(w.offsets[r + 1], chunk.end.connection);
+    if (columns.first > 0) k += count_below(w.index + k, end - k, columns.first);
+    add_to_rows<L, V>(panel.row(r), w.index + k, w.values + k, end - k, columns.limit, sums);
+    k = end;
+  }
+}
+
 template <int L, int V, class A, class I>
 Micro<A, I> micro_of() {
-  return {L, L * V, multiply<L, V, A, I>, multiply_and_dot<L, V, true, A, I>,
-          multiply_and_dot<L, V, false, A, I>};
+  return {L,
+          L * V,
+          multiply<L, V, A, I>,
+          multiply_and_dot<L, V, true, A, I>,
+          multiply_and_dot<L, V, false, A, I>,
+          scatter<L, V, A, I>};
 }
 
 template <class A, class I>

@@ -1,5 +1,6 @@
-// The operators of the native kernel, sparselinear::spmm, sddmm and backward: from tensors to the products of
-// products.h and outer.h, instantiated for each type of values, activations and indices.
+// The operators of the native kernel, sparselinear::spmm, scatter, sddmm and backward: from tensors to the
+// products of products.h, scatter.h and outer.h, instantiated for each type of values, activations and
+// indices.
 #include <torch/csrc/stable/library.h>
 #include <unistd.h>
 
@@ -9,6 +10,7 @@
 #include "outer.h"
 #include "permute.h"
 #include "products.h"
+#include "scatter.h"
 #include "tensors.h"
 
 namespace sparselinear {
@@ -172,6 +174,17 @@ void run_spmm(const Structure& w, const Tensor& values, const I* order, const Te
        to_write<S>(output));
 }
 
+// By the rows of W.
+template <class S, class I>
+void run_scatter(const Structure& rows, const Tensor& values, const Tensor& grad_output,
+                 const Tensor& grad_input) {
+  using A = Accumulator<S>;
+  const Ordered<A, S, I> summed(offsets_of<I>(rows.offsets), read<S>(values), nullptr);
+  scatter(plan_for<A, S, I>(grad_output, grad_input.size(1), rows.nnz(), kForward),
+          sparse<A, I>(rows.offsets, rows.index, summed.data()), to_read<S>(grad_output),
+          to_write<S>(grad_input));
+}
+
 // Over the rows of W, with grad_output and input in each other's place: what is gathered is the input, and
 // the results come in CSR order.
 template <class S, class I>
@@ -218,6 +231,17 @@ Tensor spmm_operator(const Tensor& offsets, const Tensor& index, const Tensor& v
   return output;
 }
 
+Tensor scatter_operator(const Tensor& crow_indices, const Tensor& col_indices, const Tensor& values,
+                        const Tensor& grad_output, int64_t in_features) {
+  Tensor grad_input = empty_activations(grad_output, in_features);
+  with_types(values, col_indices, [&](auto scalar, auto integer) {
+    using S = typename decltype(scalar)::type;
+    using I = typename decltype(integer)::type;
+    run_scatter<S, I>({crow_indices, col_indices}, values, grad_output, grad_input);
+  });
+  return grad_input;
+}
+
 Tensor sddmm_operator(const Tensor& crow_indices, const Tensor& col_indices, const Tensor& grad_output,
                       const Tensor& input) {
   Tensor grad_values = empty(input, {col_indices.size(0)});
@@ -229,18 +253,26 @@ Tensor sddmm_operator(const Tensor& crow_indices, const Tensor& col_indices, con
   return grad_values;
 }
 
+// Without the columns of W grad_input is summed up by its rows.
 std::tuple<Tensor, Tensor> backward_operator(const Tensor& crow_indices, const Tensor& col_indices,
-                                             const Tensor& ccol_indices, const Tensor& row_indices,
-                                             const Tensor& permutation, const Tensor& values,
+                                             const std::optional<Tensor>& ccol_indices,
+                                             const std::optional<Tensor>& row_indices,
+                                             const std::optional<Tensor>& permutation, const Tensor& values,
                                              const Tensor& grad_output, const Tensor& input) {
-  const Structure rows{crow_indices, col_indices}, columns{ccol_indices, row_indices};
-  Tensor grad_input = empty_activations(grad_output, columns.count());
+  const Structure rows{crow_indices, col_indices};
+  Tensor grad_input = empty_activations(grad_output, input.size(1));
   Tensor grad_values = empty(input, {rows.nnz()});
   with_types(values, col_indices, [&](auto scalar, auto integer) {
     using S = typename decltype(scalar)::type;
     using I = typename decltype(integer)::type;
-    const I* order = read<I>(permutation);
     using A = Accumulator<S>;
+    if (!permutation) {
+      run_scatter<S, I>(rows, values, grad_output, grad_input);
+      run_sddmm<S, I>(rows, grad_output, input, grad_values);
+      return;
+    }
+    const Structure columns{*ccol_indices, *row_indices};
+    const I* order = read<I>(permutation);
     if (multiplies_zeros<A>(input, rows) || takes_two_passes<A>(input.size(0), rows.nnz(), columns.count())) {
       run_spmm<S, I>(columns, values, order, grad_output, nullptr, grad_input);
       run_sddmm<S, I>(rows, grad_output, input, grad_values);
@@ -257,14 +289,18 @@ STABLE_TORCH_LIBRARY(sparselinear, library) {
   library.def(
       "spmm(Tensor offsets, Tensor index, Tensor values, Tensor? permutation, Tensor input, Tensor? bias)"
       " -> Tensor");
+  library.def(
+      "scatter(Tensor crow_indices, Tensor col_indices, Tensor values, Tensor grad_output, int in_features)"
+      " -> Tensor");
   library.def("sddmm(Tensor crow_indices, Tensor col_indices, Tensor grad_output, Tensor input) -> Tensor");
   library.def(
-      "backward(Tensor crow_indices, Tensor col_indices, Tensor ccol_indices, Tensor row_indices,"
-      " Tensor permutation, Tensor values, Tensor grad_output, Tensor input) -> (Tensor, Tensor)");
+      "backward(Tensor crow_indices, Tensor col_indices, Tensor? ccol_indices, Tensor? row_indices,"
+      " Tensor? permutation, Tensor values, Tensor grad_output, Tensor input) -> (Tensor, Tensor)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(sparselinear, CPU, library) {
   library.impl("spmm", TORCH_BOX(&spmm_operator));
+  library.impl("scatter", TORCH_BOX(&scatter_operator));
   library.impl("sddmm", TORCH_BOX(&sddmm_operator));
   library.impl("backward", TORCH_BOX(&backward_operator));
 }

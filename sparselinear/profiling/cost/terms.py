@@ -35,6 +35,7 @@ weight`` (bytes of its gradient in excess of what the allocator keeps), beside `
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from math import ceil, inf
 
 from ...kernels.amx import forward_by_connections, least_density
@@ -45,6 +46,7 @@ from ...kernels.panels import (
     Widths,
     dense_from,
     panel_width,
+    scattered_from,
     tile_panels,
     two_passes_from,
     zeros_from,
@@ -104,8 +106,9 @@ def bends(work: Workload, chip: Chip) -> list[int]:
     """The connections, in order, from which on the time of this shape and batch is another line over them."""
     cells = work.out_features * work.in_features
     passes = two_passes_from(work.batch, _summed(work), work.in_features)
-    starts = passes, _widens(work, chip), _most_connections(work, chip), tiles_from(work, chip) * cells
-    return sorted(ceil(n) for n in starts if 0 < n <= cells)
+    scattered = scattered_from(work.batch, work.in_features, _summed(work))
+    wider, zeros, tiles = _widens(work, chip), _most_connections(work, chip), tiles_from(work, chip) * cells
+    return sorted(ceil(n) for n in (passes, scattered, wider, zeros, tiles) if 0 < n <= cells)
 
 
 def _widens(work: Workload, chip: Chip) -> float:
@@ -160,11 +163,13 @@ def _by_connections(work: Workload, kind: str, chip: Chip) -> Terms:
 
 def _backward(work: Workload, chip: Chip) -> tuple[Terms, int]:
     """Products of backward, and the ways that numbers go between CSR and CSC order: there, and back."""
+    by_columns = partial(_product, work, work.in_features, work.out_features, work.rows)
+    by_rows = partial(_product, work, work.out_features, work.in_features, work.columns)
     if work.nnz < two_passes_from(work.batch, _summed(work), work.in_features):
-        return _product(work, work.in_features, work.out_features, work.rows, WIDTHS_BACKWARD, chip), 2
-    by_columns = _product(work, work.in_features, work.out_features, work.rows, WIDTHS_FORWARD, chip)
-    by_rows = _product(work, work.out_features, work.in_features, work.columns, WIDTHS_BACKWARD, chip)
-    return {name: by_columns[name] + by_rows[name] for name in by_columns}, 1
+        return by_columns(WIDTHS_BACKWARD, chip), 2
+    scatters = work.nnz >= scattered_from(work.batch, work.in_features, _summed(work))
+    passes = (by_rows if scatters else by_columns)(WIDTHS_FORWARD, chip), by_rows(WIDTHS_BACKWARD, chip)
+    return {name: sum(terms[name] for terms in passes) for name in passes[0]}, 0 if scatters else 1
 
 
 def _summed(work: Workload) -> int:
