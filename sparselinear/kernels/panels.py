@@ -30,7 +30,8 @@ _DENSE = 4
 # Values, and connections of a column, from which on their gradients have a long way back to CSR order.
 _MANY_BYTES, _LONG_COLUMN = 4 << 20, 256
 # Where grad_input is summed up by the rows of W: samples in a line of the cache, so many connections for a
-# column, and no more bytes of sums. Time of both gradients over that with grad_input by columns, 2 threads, Zen 5:
+# column, and no more bytes of sums. Time of both gradients over that with grad_input by columns, 2 threads,
+# Zen 5:
 #   4096 x 4096, 10 %   batch 1 0.48, 4 0.48, 8 0.46, 16 0.61, 32 0.97;   1 %   0.70, 0.79, 0.83, 0.92, 1.0
 #   200,000, 20 a row   batch 1 0.50, 4 0.62, 8 0.72; 16 (12.8 MB of sums) 1.18
 #   50,000, degree 30   batch 1 0.52, 8 0.63, 16 0.72;   512 x 512, 5 %   batch 1 0.74, 8 0.85

@@ -1,5 +1,5 @@
-// The inner loops: some rows of a sparse matrix times a panel, and the fused backward over some columns,
-// for panels of one width each. Instantiated in micro_float.cpp and micro_double.cpp.
+// The inner loops: some rows of a sparse matrix times a panel, the fused backward over some columns, and rows
+// that add to columns, for panels of one width each. Instantiated in micro_float.cpp and micro_double.cpp.
 #pragma once
 
 #include "packing.h"
