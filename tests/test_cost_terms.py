@@ -204,6 +204,17 @@ def test_small_batches_by_rows() -> None:
     assert 8 * 50 not in bends(workload(1000, 50, 1, 17), Chip(64, 2 << 20))
 
 
+def test_rows_from_afar() -> None:
+    """They are whole lines, of 16 numbers, however few samples they hold; sums go there and back."""
+    work = workload(1000, 400_000, 3_200_000, 4)
+    near = (2 << 20) / (4 * 4) / 400_000  # rows that the cache holds, of all
+    forward, step = sparse(work), sparse(work, STEP)
+    assert forward["near"] == pytest.approx(3_200_000 * 4 * near)
+    assert forward["far"] == pytest.approx(3_200_000 * 16 * (1 - near))
+    assert step["far"] == pytest.approx(4 * forward["far"])
+    assert step["near"] == pytest.approx(3 * forward["near"])
+
+
 SPLIT = [
     (4097, 64, 2 * 64 * 4097 * 4, "2 MiB and 512 bytes, and a row is 256 lines and 4 bytes"),
     (4112, 64, 0, "257 whole lines"),

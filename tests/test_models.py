@@ -109,6 +109,16 @@ def test_smaller_counts_indices_of_both_orders(nnz: int, expected: bool) -> None
     assert profiling.smaller(model, {"0": mask}) == (("0",) if expected else ())
 
 
+@pytest.mark.parametrize(("batch", "expected"), [(16, ("0",)), (17, ())])
+def test_small_batches_need_indices_of_one_order(batch: int, expected: tuple[str, ...]) -> None:
+    model = nn.Sequential(nn.Linear(20, 20))
+    masks = {"0": (torch.arange(400) < 180).view(20, 20)}
+    # 8 bytes a connection and 21 offsets of 4 make 1524, with the transpose 3048; dense 1600
+    found = quick(model, torch.randn(batch, 20), masks=masks, prefer="memory")
+    assert found.smaller == expected
+    assert profiling.smaller(model, masks) == ()
+
+
 # The arithmetic of the result, on times that are known.
 
 
@@ -117,7 +127,7 @@ def measured(ours: float, dense: float) -> Profile:
 
 
 def layer_row(*calls: Call, name: str = "first") -> LayerRow:
-    sizes = Sizes(2048, 512, 104858, True, 4, 4, 1)
+    sizes = Sizes(2048, 512, 104858, True, 4, 4, 128)
     return LayerRow(name, sizes, 0.1, ledger.sparse(sizes), ledger.dense(sizes), calls)
 
 

@@ -10,7 +10,7 @@ second-level cache if the panel, or the part of it that most connections ask for
     split           bytes of the input and its gradient in backward, where their rows do not begin on a line
                     of the cache, and they do not fit in it
     near            connections times the samples of all panels, of rows that the cache holds
-    far             the same, of rows that it does not hold
+    far             the same, of rows that it does not hold, in whole lines; twice for sums that go back too
     connection      connections times panels
     row             rows times panels
     permuted near   values, and gradients of them, that change between CSR and CSC order, where the lines that
@@ -167,9 +167,12 @@ def _backward(work: Workload, chip: Chip) -> tuple[Terms, int]:
     by_rows = partial(_product, work, work.out_features, work.in_features, work.columns)
     if work.nnz < two_passes_from(work.batch, _summed(work), work.in_features):
         return by_columns(WIDTHS_BACKWARD, chip), 2
+    gradients = by_rows(WIDTHS_BACKWARD, chip)
     scatters = work.nnz >= scattered_from(work.batch, work.in_features, _summed(work))
-    passes = (by_rows if scatters else by_columns)(WIDTHS_FORWARD, chip), by_rows(WIDTHS_BACKWARD, chip)
-    return {name: sum(terms[name] for terms in passes) for name in passes[0]}, 0 if scatters else 1
+    inputs = (by_rows if scatters else by_columns)(WIDTHS_FORWARD, chip)
+    if scatters:
+        inputs["far"] *= 2
+    return {name: inputs[name] + gradients[name] for name in inputs}, 0 if scatters else 1
 
 
 def _summed(work: Workload) -> int:
@@ -200,10 +203,10 @@ def _product(work: Workload, rows: int, features: int, spread: Skew, widths: Wid
     width = _width(work, features, work.nnz / max(1, rows * features), widths, chip)
     panels = ceil(work.batch / width)
     near = spread.share(chip.cache_bytes // (width * _summed(work)))
-    gathered = work.nnz * panels * width
+    line = max(width, LINE // _summed(work))  # no less comes from afar
     return {
-        "near": gathered * near,
-        "far": gathered * (1 - near),
+        "near": work.nnz * panels * width * near,
+        "far": work.nnz * panels * line * (1 - near),
         "connection": work.nnz * panels,
         "row": rows * panels,
     }

@@ -41,7 +41,7 @@ class LayerRow:
 
     Attributes:
         name: of the module.
-        sizes: out_features, in_features, nnz and the sizes of entries, at batch 1.
+        sizes: out_features, in_features, nnz and the sizes of entries, at its largest batch.
         density: nnz / (out_features * in_features).
         sparse: what it keeps as a SparseLinear, in bytes.
         dense: what it keeps as an nn.Linear.

@@ -28,6 +28,9 @@ from ..ledger import Sizes
 from ..timing import Timing
 from .result import PREFER, Call, LayerRow, ModelProfile, ModelTimes
 
+# Of a layer that is not called: so large that it needs its transpose.
+_ANY_BATCH = 256
+
 
 def profile_model(
     model: nn.Module,
@@ -136,8 +139,8 @@ def smaller(model: nn.Module, masks: Mapping[str, Any] | None = None) -> tuple[s
     """Names of the layers that keep fewer bytes when they are sparse; nothing is measured.
 
     What is counted is values, indices, those of the transpose, and the bias, against the dense weight and
-    the bias, as :class:`Ledger` has it. Gradients and optimizer state, which have one entry for each value,
-    only add to the difference.
+    the bias, as :class:`Ledger` has it for batches that are not small. Gradients and optimizer state, which
+    have one entry for each value, only add to the difference.
 
     Args:
         model: holds ``nn.Linear`` modules.
@@ -157,7 +160,7 @@ def _row(name: str, layer: SparseLinear, batches: Counter[int], rounds: int) -> 
             layer, batch=batch, baselines=("dense",), rounds=rounds, peak=False, name=name
         )
         calls.append(Call(batch, count, measured))
-    sizes = Sizes.of(layer, 1)
+    sizes = Sizes.of(layer, max(batches, default=_ANY_BATCH))
     return LayerRow(name, sizes, layer.density, ledger.sparse(sizes), ledger.dense(sizes), tuple(calls))
 
 
