@@ -37,17 +37,18 @@ def arrow(size: int) -> sp.csr_array:
     return sp.csr_array(sp.coo_array((np.ones(3 * size), ends), shape=(size, size)))
 
 
-# Two pieces of rows up to 31 connections a column, four up to 127, then eight; a thread more than pieces, and
-# columns are divided too.
+# Two pieces of rows up to 31 connections a column, four up to 127, then eight. Tasks have 4096 connections or
+# more; where a piece has twice as many, more threads than pieces divide its columns.
 CASES = [
-    Case("two pieces", "8 connections a column", random_matrix(83, 61, 0.1)),
-    Case("four pieces", "32 and more", random_matrix(499, 601, 0.135)),
-    Case("eight pieces", "128 and more; more rows than are packed together", random_matrix(811, 31, 0.5)),
-    Case("one long row", "every cut lies in it", random_matrix(1, 4099, 0.9)),
-    Case("one long column", "all columns but one are empty to most groups", random_matrix(4099, 1, 0.9)),
-    Case("gaps", "rows without connections between, before and after others", gaps(301, 67)),
-    Case("arrow", "a piece holds a part of the long row; one column has a third of all", arrow(1009)),
-    Case("full", "every row has every column", random_matrix(70, 131, 1.1)),
+    Case("one task", "too few connections for two", random_matrix(83, 61, 0.1)),
+    Case("two pieces", "20 connections a column", random_matrix(2053, 1021, 0.01)),
+    Case("four pieces", "67 connections a column", random_matrix(499, 601, 0.135)),
+    Case("eight pieces", "560 connections a column", random_matrix(811, 131, 0.7)),
+    Case("one long row", "every cut lies in it", random_matrix(1, 40009, 0.9)),
+    Case("one long column", "a piece is a part of it", random_matrix(40009, 1, 0.9)),
+    Case("gaps", "rows without connections between, before and after others", gaps(301, 1031)),
+    Case("arrow", "a piece holds a part of the long row; one column has a third of all", arrow(9001)),
+    Case("full", "every row has every column", random_matrix(270, 131, 1.1)),
     Case("fewer connections than pieces", "pieces of nothing", sp.csr_array(np.eye(3, 5))),
     Case("none", "no connection at all", sp.csr_array((41, 43))),
 ]

@@ -23,7 +23,7 @@ inline int64_t pieces_of(int64_t nnz, int64_t columns) {
 template <class I>
 std::vector<I> limits_of(const I* index, int64_t nnz, int64_t columns, int64_t groups) {
   constexpr uint64_t kGolden = 0x9E3779B97F4A7C15;
-  constexpr int64_t kSamples = 64;  // of each group
+  constexpr int64_t kSamples = 16;  // of each group
   std::vector<I> found, limits{0};
   for (int64_t i = 0; groups > 1 && i < kSamples * groups; ++i)
     found.push_back(index[(static_cast<uint64_t>(i) * kGolden >> 32) * nnz >> 32]);
@@ -33,16 +33,17 @@ std::vector<I> limits_of(const I* index, int64_t nnz, int64_t columns, int64_t g
   return limits;
 }
 
-// Where there are more threads than pieces, a task has a group of the columns of a piece. Each sum is taken
-// in the order of the rows, however many groups there are.
+// One task does all pieces of a small W. Where there are more threads than pieces, a task has a group of the
+// columns of a piece: each sum is taken in the order of the rows, however many groups there are.
 template <class A, class S, class I>
 void scatter(const Plan<A, I>& plan, const Sparse<A, I>& w, const Activations<const S>& grad_output,
              const Activations<S>& grad_input) {
-  constexpr int64_t kFeatures = 256;  // of results, in a task
+  constexpr int64_t kFeatures = 256, kConnections = 4096;  // results in a task; what is worth one
   const auto packing = sparselinear::packing<A, S>(plan.micro.lanes);
   const int64_t width = plan.micro.width, features = grad_input.features, size = features * width,
-                nnz = w.nnz(), pieces = pieces_of(nnz, features),
-                groups = nnz ? ceil_div(torch::stable::get_num_threads(), pieces) : 1;
+                nnz = w.nnz(), pieces = pieces_of(nnz, features), worth = nnz / kConnections,
+                shares = worth > 1 ? pieces : 1, threads = torch::stable::get_num_threads(),
+                groups = std::clamp<int64_t>(worth / pieces, 1, ceil_div(threads, pieces));
   const Panels<A, S> panels(grad_output, packing, plan);
   const auto limits = limits_of(w.index, nnz, features, groups);
   const auto place = [&](int64_t piece) -> Place {
@@ -52,11 +53,13 @@ void scatter(const Plan<A, I>& plan, const Sparse<A, I>& w, const Activations<co
   const Scratch scratch(pieces * size * sizeof(A));
   A* const sums = scratch.as<A>();
   const auto add = [&](const Panel<A>& panel, const Slice&, int64_t task) {
-    const int64_t piece = task / groups, group = task % groups;
+    const int64_t share = task / groups, group = task % groups;
     const Columns<I> columns{limits[group], limits[group + 1]};
-    A* const own = sums + piece * size;
-    std::fill(own + columns.first * width, own + columns.limit * width, A(0));
-    plan.micro.scatter(panel, w, {place(piece), place(piece + 1)}, columns, own);
+    for (int64_t piece = share; piece < pieces; piece += shares) {
+      A* const own = sums + piece * size;
+      std::fill(own + columns.first * width, own + columns.limit * width, A(0));
+      plan.micro.scatter(panel, w, {place(piece), place(piece + 1)}, columns, own);
+    }
   };
   const auto add_up = [&](const Slice& slice) {
     for_each_task(ceil_div(features, kFeatures), [&](int64_t part) {
@@ -67,7 +70,7 @@ void scatter(const Plan<A, I>& plan, const Sparse<A, I>& w, const Activations<co
                      grad_input);
     });
   };
-  panels.shared(pieces * groups, add, add_up);
+  panels.shared(shares * groups, add, add_up);
 }
 
 }  // namespace sparselinear
