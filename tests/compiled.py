@@ -128,6 +128,14 @@ def random_matrix(rows: int, columns: int, density: float) -> sp.csr_array:
     return sp.csr_array(rng.random((rows, columns), dtype=np.float32) < density)
 
 
+def arrow(size: int, row: int, column: int) -> sp.csr_array:
+    """One full row, one full column, and the diagonal."""
+    every = np.arange(size)
+    rows = np.concatenate([every, np.full(size, row), every])
+    columns = np.concatenate([every, every, np.full(size, column)])
+    return sp.csr_array((np.ones(3 * size), (rows, columns)), shape=(size, size))
+
+
 def two_densities(rows: int, columns: int) -> sp.csr_array:
     """Full rows, empty ones, and rows of which one half or the other is empty."""
     mask = np.ones((rows, columns), dtype=bool)

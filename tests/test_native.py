@@ -26,6 +26,7 @@ from compiled import (
     LAYOUTS,
     Arguments,
     arguments,
+    arrow,
     each,
     pattern_of,
     random_matrix,
@@ -58,14 +59,6 @@ def test_both_oracles_agree() -> None:
 
 
 # ------------------------------------------------------------------------------------- the tables
-
-
-def arrow(size: int, row: int, column: int) -> sp.csr_array:
-    """One full row, one full column, and the diagonal."""
-    every = np.arange(size)
-    rows = np.concatenate([every, np.full(size, row), every])
-    columns = np.concatenate([every, every, np.full(size, column)])
-    return sp.csr_array((np.ones(3 * size), (rows, columns)), shape=(size, size))
 
 
 def with_long_rows(lengths: dict[int, int], rows: int, columns: int) -> sp.csr_array:
@@ -290,10 +283,7 @@ def test_same_bits_in_both_layouts() -> None:
 @pytest.mark.parametrize("batch", [64, 128])
 def test_cut_rows_of_panels_in_place(batch: int) -> None:
     """Few connections a feature, feature-major, panels that are full: read in place, in many small chunks."""
-    size = 3001
-    every, one = np.arange(size), np.full(size, size // 2)
-    ends = np.concatenate([one, every, every]), np.concatenate([every, one, every])
-    pattern = interop.to_pattern(sp.coo_array((np.ones(3 * size), ends), shape=(size, size)))
+    pattern = interop.to_pattern(arrow(3001, 1500, 1500))
     given = arguments(pattern, batch, torch.float32).laid_out(LAYOUTS["feature-major"])
     check(pattern, given, sparse_oracle(pattern, *given))
     with threads(1):

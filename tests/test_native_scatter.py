@@ -10,7 +10,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 from cases import Case
-from compiled import LAYOUTS, arguments, each, pattern_of, random_matrix, sparse_oracle, threads
+from compiled import LAYOUTS, arguments, arrow, each, pattern_of, random_matrix, sparse_oracle, threads
 from reference import assert_close
 from torch import Tensor
 
@@ -30,13 +30,6 @@ def gaps(rows: int, columns: int) -> sp.csr_array:
     return sp.csr_array(mask)
 
 
-def arrow(size: int) -> sp.csr_array:
-    """A full row and a full column, in places where no cut lies, and the diagonal."""
-    every, place = np.arange(size), np.full(size, size // 3)
-    ends = np.concatenate([every, every, place]), np.concatenate([every, place, every])
-    return sp.csr_array(sp.coo_array((np.ones(3 * size), ends), shape=(size, size)))
-
-
 # Two pieces of rows up to 31 connections a column, four up to 127, then eight. Tasks have 4096 connections or
 # more; where a piece has twice as many, more threads than pieces divide its columns.
 CASES = [
@@ -47,7 +40,11 @@ CASES = [
     Case("one long row", "every cut lies in it", random_matrix(1, 40009, 0.9)),
     Case("one long column", "a piece is a part of it", random_matrix(40009, 1, 0.9)),
     Case("gaps", "rows without connections between, before and after others", gaps(301, 1031)),
-    Case("arrow", "a piece holds a part of the long row; one column has a third of all", arrow(9001)),
+    Case(
+        "arrow",
+        "a piece holds a part of the long row; one column has a third of all",
+        arrow(9001, 3000, 3000),
+    ),
     Case("full", "every row has every column", random_matrix(270, 131, 1.1)),
     Case("fewer connections than pieces", "pieces of nothing", sp.csr_array(np.eye(3, 5))),
     Case("none", "no connection at all", sp.csr_array((41, 43))),
@@ -92,8 +89,8 @@ def test_transpose_is_made_where_it_is_needed_only(batch: int, made: bool) -> No
 
 
 @needs_native
-def test_many_connections_for_each_sample() -> None:
-    """Sums are more than a cache holds, and a piece has thousands of rows."""
+def test_sums_beyond_the_cache() -> None:
+    """3 MB of sums in each piece, of thousands of rows."""
     matrix = sp.random_array((20011, 50021), density=2e-4, rng=np.random.default_rng(0), format="csr")
     pattern = interop.to_pattern(matrix)
     given = arguments(pattern, 16, torch.float32)

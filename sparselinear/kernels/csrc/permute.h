@@ -101,12 +101,12 @@ class Ordered {
     if (!values) return;
     const auto move = [=](int64_t k, int64_t place) { to[k] = load_one(values + place); };
     constexpr int64_t kSize = sizeof(S);
-    const int64_t blocks = order ? blocks_of(columns, kSize, kGatheredInBlocks) : 1;
-    const auto fetch = [=](int64_t place) { __builtin_prefetch(values + place, 0, 2); };
     if (order && columns.nnz() * kSize > kNear)
-      for_each_connection(columns, order, blocks, kGatherAhead, fetch, move);
+      for_each_connection(
+          columns, order, blocks_of(columns, kSize, kGatheredInBlocks), kGatherAhead,
+          [=](int64_t place) { __builtin_prefetch(values + place, 0, 2); }, move);
     else if (order)
-      for_each_connection(columns, order, blocks, 0, [](int64_t) {}, move);
+      for_each_connection(columns, order, 1, 0, [](int64_t) {}, move);
     else
       torch::stable::parallel_for(0, columns.nnz(), 1 << 14, [=](int64_t first, int64_t last) {
         for (int64_t k = first; k < last; ++k) to[k] = load_one(values + k);
