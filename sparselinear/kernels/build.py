@@ -117,7 +117,8 @@ class Library:
         return path
 
     def _units(self) -> list[Path]:
-        found = sorted(self._sources.glob("*.cpp"))
+        """The sources to compile, the longest first: that one should not begin when the others are done."""
+        found = sorted(self._sources.glob("*.cpp"), key=lambda unit: (-unit.stat().st_size, unit.name))
         if not found:
             raise BuildError(f"there are no C++ sources in {self._sources}: install sparselinear anew")
         return found

@@ -6,14 +6,42 @@
 
 namespace sparselinear {
 
-// Asks for the rows of the panel that `count` connections will read, panel.ahead after k, of `nnz`. Inlined,
-// as a compiler drops a call that does nothing else.
-template <int W, class A, class I>
-__attribute__((always_inline)) inline void fetch(const Panel<A>& panel, const I* index, int64_t k,
+// Where rows of W numbers are gathered from. A near panel is packed and needs no fetching ahead, and the
+// compiler knows the distance of its rows. The loops have a copy of their own, and of the sparse matrix, for
+// what they store might change another, as far as the compiler knows: with rows of four connections, forward
+// took 1.7 times as long with neither, and 1.15 times with the copies alone.
+template <int W, bool kNear, class A>
+struct Source {
+  const A* data;
+  int64_t stride, ahead;
+  const A* row(int64_t f) const {
+    return data + f * (kNear ? W : stride);
+  }
+};
+
+// Whether loops come in variants, for near panels and for rows of few connections. With variants of those for
+// few samples, for panels in place and for 64-bit indices too, they would take twice as long to compile.
+template <int L, int V, class A, class I>
+constexpr bool kVariants = L == kLanes<A> && V < kMostVectors && sizeof(I) == 4;
+
+// Calls run(source) for a panel of W samples.
+template <int W, bool kVaries, class A, class Run>
+__attribute__((always_inline)) inline void with_source(const Panel<A>& panel, const Run& run) {
+  if constexpr (kVaries)
+    if (panel.stride == W && panel.ahead == 0) return run(Source<W, true, A>{panel.data, W, 0});
+  run(Source<W, false, A>{panel.data, panel.stride, panel.ahead});
+}
+
+// Asks for the rows that `count` connections will read, source.ahead after k, of `nnz`. Inlined, as a
+// compiler drops a call that does nothing else.
+template <int W, bool kNear, class A, class I>
+__attribute__((always_inline)) inline void fetch(const Source<W, kNear, A>& source, const I* index, int64_t k,
                                                  int64_t count, int64_t nnz) {
-  const int64_t end = std::min(k + panel.ahead + count, nnz);
-  for (k += panel.ahead; k < end; ++k)
-    for (int i = 0; i < W; i += 64 / static_cast<int>(sizeof(A))) __builtin_prefetch(panel.row(index[k]) + i);
+  if (kNear || !source.ahead) return;
+  const int64_t end = std::min(k + source.ahead + count, nnz);
+  for (k += source.ahead; k < end; ++k)
+    for (int i = 0; i < W; i += 64 / static_cast<int>(sizeof(A)))
+      __builtin_prefetch(source.row(index[k]) + i);
 }
 
 // Independent sums, which hide the latency of an addition: as many as make `most` vectors together.
@@ -22,13 +50,14 @@ constexpr int chains(int most) {
   return V < most ? most / V : 1;
 }
 
-// sum (+)= values[k] * row index[k] of the panel, over k from first to last.
-template <int L, int V, class A, class I>
-inline void weighted_sum(const Panel<A>& panel, const Sparse<A, I>& w, int64_t first, int64_t last, bool add,
-                         A* sum) {
+// sum (+)= values[k] * row index[k] of the source, over k from first to last.
+template <int L, int V, bool kNear, class A, class I>
+__attribute__((always_inline)) inline void weighted_sum(const Source<L * V, kNear, A>& source,
+                                                        const Sparse<A, I>& w, int64_t first, int64_t last,
+                                                        bool add, A* sum) {
   if constexpr (L == 1 && kGathers<I>)
-    if (panel.stride == 1 && last - first >= kLongRow) {
-      const A found = gathered_dot(panel.data, w.index + first, w.values + first, last - first);
+    if ((kNear || source.stride == 1) && last - first >= kLeastGathered) {
+      const A found = gathered_dot(source.data, w.index + first, w.values + first, last - first);
       *sum = add ? *sum + found : found;
       return;
     }
@@ -40,18 +69,18 @@ inline void weighted_sum(const Panel<A>& panel, const Sparse<A, I>& w, int64_t f
 #pragma GCC unroll 8
     for (int v = 0; v < V; ++v) chain[0][v] = load<L>(sum + v * L);
   const auto step = [&](Vec(&into)[V], int64_t k) __attribute__((always_inline)) {
-    const A* row = panel.row(w.index[k]);
+    const A* row = source.row(w.index[k]);
     const A value = w.values[k];
 #pragma GCC unroll 8
     for (int v = 0; v < V; ++v) into[v] += value * load<L>(row + v * L);
   };
   int64_t k = first;
   for (; k + kChains <= last; k += kChains) {
-    if (panel.ahead) fetch<L * V>(panel, w.index, k, kChains, nnz);
+    fetch(source, w.index, k, kChains, nnz);
 #pragma GCC unroll 8
     for (int c = 0; c < kChains; ++c) step(chain[c], k + c);
   }
-  if (panel.ahead && k < last) fetch<L * V>(panel, w.index, k, last - k, nnz);
+  fetch(source, w.index, k, last - k, nnz);
   for (; k < last; ++k) step(chain[0], k);
 #pragma GCC unroll 8
   for (int v = 0; v < V; ++v) {
@@ -61,13 +90,14 @@ inline void weighted_sum(const Panel<A>& panel, const Sparse<A, I>& w, int64_t f
   }
 }
 
-// The rows of W take turns at a block of the panel in the first-level cache, one run of connections each.
-// At densities of 40 to 60 % that took 0.6 of the time of whole rows (4096 x 4096, batch 256).
+// Rows of W that take turns at a block of the panel in the first-level cache, one run of connections each. At
+// densities of 40 to 60 % that took 0.6 of the time of whole rows (4096 x 4096, batch 256).
+constexpr int64_t kTurns = 32;
+
 template <int L, int V, class A, class I>
-void multiply_in_blocks(const Panel<A>& panel, const Sparse<A, I>& w, Span<I> span, Rows<A> sums) {
-  Panel<A> block = panel;
-  block.ahead = 0;
-  I place[kBlock];
+void multiply_in_blocks(const Panel<A>& panel, Sparse<A, I> w, Span<I> span, Rows<A> sums) {
+  const Source<L * V, false, A> block{panel.data, panel.stride, 0};
+  I place[kTurns];
   std::copy(span.offsets, span.offsets + span.rows, place);
   for (int64_t from = 0; from < panel.features; from += panel.block) {
     const I limit = static_cast<I>(std::min(from + panel.block, panel.features));
@@ -86,64 +116,78 @@ void multiply_in_blocks(const Panel<A>& panel, const Sparse<A, I>& w, Span<I> sp
   }
 }
 
+template <int L, int V, bool kNear, class A, class I>
+void multiply_rows(Source<L * V, kNear, A> source, Sparse<A, I> w, Span<I> span, Rows<A> sums) {
+  for (int64_t r = 0; r < span.rows; ++r)
+    weighted_sum<L, V>(source, w, span.offsets[r], span.offsets[r + 1], false, sums.row(r));
+}
+
 template <int L, int V, class A, class I>
 void multiply(const Panel<A>& panel, const Sparse<A, I>& w, Span<I> span, Rows<A> sums) {
-  if (panel.block && span.rows > 1) return multiply_in_blocks<L, V>(panel, w, span, sums);
-  for (int64_t r = 0; r < span.rows; ++r)
-    weighted_sum<L, V>(panel, w, span.offsets[r], span.offsets[r + 1], false, sums.row(r));
+  if (panel.block && span.rows > 1) {
+    for (int64_t r = 0; r < span.rows; r += kTurns)
+      multiply_in_blocks<L, V>(panel, w, Span<I>{span.offsets + r, std::min(kTurns, span.rows - r)},
+                               Rows<A>{sums.row(r), sums.stride});
+    return;
+  }
+  with_source<L * V, kVariants<L, V, A, I>>(panel,
+                                            [&](auto source) { multiply_rows<L, V>(source, w, span, sums); });
 }
 
 // Each row of the panel is loaded once, for both results. A dot product comes out of the loop as a vector,
 // and L of them in a row are added up together, also where they belong to several rows of W: most graphs have
-// fewer than L connections in a row.
-template <int L, int V, bool kSum, class A, class I>
-void multiply_and_dot(const Panel<A>& panel, const Sparse<A, I>& w, Span<I> span, Rows<const A> x, bool add,
-                      Rows<A> sums, A* dots) {
-  constexpr int kChains = chains<V>(4);
+// fewer than L connections in a row. Long rows have most of theirs added up as they are found, and are summed
+// in several chains; of short ones more wait in memory, for the sake of fewer branches.
+template <int L, int V, bool kSum, bool kLong, bool kNear, class A, class I>
+void multiply_and_dot_rows(Source<L * V, kNear, A> source, Sparse<A, I> w, Span<I> span, Rows<const A> x,
+                           bool add, Rows<A> sums, A* dots) {
+  constexpr int kChains = kLong ? chains<V>(kMostVectors) : 1, kWaiting = kLong ? L : 8 * L;
   using Vec = Vector<A, L>;
   const int64_t nnz = w.nnz();
-  Vec waiting[L];
+  Vec waiting[kWaiting];
   int count = 0;  // of those in `waiting`, which are the last before k
   int64_t k = span.offsets[0];
-  const auto found_in_waiting = [&] {
-    return sparselinear::sums<A, L, L>(0, [&](int j) __attribute__((always_inline)) { return waiting[j]; });
-  };
   const auto keep = [&](int64_t at, Vec found) __attribute__((always_inline)) {
     if (add) found += load<L>(dots + at);
     store<L, A>(dots + at, found);
+  };
+  const auto found_in_waiting = [&](int first) {
+    return sparselinear::sums<A, L, L>(first,
+                                       [&](int j) __attribute__((always_inline)) { return waiting[j]; });
   };
   for (int64_t r = 0; r < span.rows; ++r) {
     Vec column[V], total[kChains][V] = {};
 #pragma GCC unroll 8
     for (int v = 0; v < V; ++v) column[v] = load<L>(x.row(r) + v * L);
     const auto step = [&](int64_t k, int chain) __attribute__((always_inline)) {
-      const A* row = panel.row(w.index[k]);
+      const A* row = source.row(w.index[k]);
       A value = 0;
       if constexpr (kSum) value = w.values[k];
-      Vec even = {}, odd = {};
+      Vec dot;
 #pragma GCC unroll 8
       for (int v = 0; v < V; ++v) {
         Vec y = load<L>(row + v * L);
-        keep_in_register(y);
-        if constexpr (kSum) total[chain][v] += value * y;
-        (v % 2 ? odd : even) += column[v] * y;
+        if constexpr (kSum) {
+          keep_in_register(y);
+          total[chain][v] += value * y;
+        }
+        dot = v ? dot + column[v] * y : column[v] * y;
       }
-      return V > 1 ? even + odd : even;
+      return dot;
     };
     for (const int64_t last = span.offsets[r + 1]; k < last;) {
-      const int64_t run = std::min(last - k, static_cast<int64_t>(L - count));
-      if (panel.ahead) fetch<L * V>(panel, w.index, k, run, nnz);
-      if (run == L) {
+      const int64_t run = std::min(last - k, static_cast<int64_t>(kWaiting - count));
+      fetch(source, w.index, k, run, nnz);
+      if (kLong && run == L) {
         keep(k, sparselinear::sums<A, L, L>(
                     0, [&](int j) __attribute__((always_inline)) { return step(k + j, j % kChains); }));
         k += L;
         continue;
       }
       for (const int64_t stop = k + run; k < stop; ++k) waiting[count++] = step(k, 0);
-      if (count == L) {
-        keep(k - L, found_in_waiting());
-        count = 0;
-      }
+      if (count < kWaiting) continue;
+      for (int i = 0; i < kWaiting; i += L) keep(k - kWaiting + i, found_in_waiting(i));
+      count = 0;
     }
     if constexpr (kSum)
 #pragma GCC unroll 8
@@ -153,14 +197,34 @@ void multiply_and_dot(const Panel<A>& panel, const Sparse<A, I>& w, Span<I> span
         store<L, A>(sums.row(r) + v * L, total[0][v]);
       }
   }
-  if (count > 0) {
-    std::fill(waiting + count, waiting + L, Vec{});
-    const Vec found = found_in_waiting();
-    for (int j = 0; j < count; ++j) {
-      A& dot = dots[k - count + j];
+  int i = 0;
+  for (; i + L <= count; i += L) keep(k - count + i, found_in_waiting(i));
+  if (i < count) {
+    std::fill(waiting + count, waiting + i + L, Vec{});
+    const Vec found = found_in_waiting(i);
+    for (int j = 0; i + j < count; ++j) {
+      A& dot = dots[k - count + i + j];
       dot = add ? dot + found[j] : found[j];
     }
   }
+}
+
+// Connections a row, in the mean, from which on rows are long. Time of the loops for long rows over that of
+// those for short ones, both gradients, panels of two vectors, Zen 5: 4 connections a row 1.7, 20 1.1,
+// 40 1.0, 80 0.87, 400 0.8.
+constexpr int64_t kLongRow = 32;
+
+template <int L, int V, bool kSum, class A, class I>
+void multiply_and_dot(const Panel<A>& panel, const Sparse<A, I>& w, Span<I> span, Rows<const A> x, bool add,
+                      Rows<A> sums, A* dots) {
+  constexpr bool kVaries = kVariants<L, V, A, I>;
+  const bool are_long = !kVaries || span.offsets[span.rows] - span.offsets[0] >= kLongRow * span.rows;
+  with_source<L * V, kVaries>(panel, [&](auto source) {
+    if (are_long)
+      multiply_and_dot_rows<L, V, kSum, true>(source, w, span, x, add, sums, dots);
+    else if constexpr (kVaries)
+      multiply_and_dot_rows<L, V, kSum, false>(source, w, span, x, add, sums, dots);
+  });
 }
 
 // Row index[k] of `sums` += values[k] * a row of the panel, for k in order, as long as index[k] < limit; no

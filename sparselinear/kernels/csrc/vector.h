@@ -110,22 +110,30 @@ inline void keep_in_register(V& v) {
 
 namespace detail {
 
-// a and b hold the sums of N connections each, spread over L / N lanes at a distance of N; the result
-// holds those of both, over half as many lanes each.
-template <class A, int L, int N, int... lane>
-__attribute__((always_inline)) inline Vector<A, L> merge(Vector<A, L> a, Vector<A, L> b,
-                                                         std::integer_sequence<int, lane...>) {
-  return __builtin_shufflevector(a, b, (lane % (2 * N) < N ? lane : lane - N + L)...) +
-         __builtin_shufflevector(a, b, (lane % (2 * N) < N ? lane + N : lane + L)...);
+// One step towards the sums, or the transposition, of L vectors: of a and b together, the numbers at `half` 0
+// or 1, in the order in which processors have a fast instruction for it. Within 16 bytes: the lower or the
+// upper half of each, in turns by N numbers. Of more: the even or the odd ones of a, and then of b.
+template <class A, int L, int N>
+constexpr int place(int lane, int half) {
+  constexpr int G = 16 / sizeof(A);
+  if constexpr (N < G) {
+    const int group = lane / G * G, at = lane % G, copy = at / (2 * N) + half * (G / (2 * N));
+    return group + copy * N + at % N + (at / N % 2) * L;
+  } else {
+    const int group = lane / G, from = group < L / G / 2 ? 0 : 1;
+    return (2 * (group - from * (L / G / 2)) + half) * G + lane % G + from * L;
+  }
 }
 
-// Rows i and i + N of a block swap their off-diagonal quarters of N lanes.
-template <class A, int L, int N, int... lane>
-__attribute__((always_inline)) inline void exchange(Vector<A, L>& a, Vector<A, L>& b,
-                                                    std::integer_sequence<int, lane...>) {
-  const auto low = __builtin_shufflevector(a, b, (lane % (2 * N) < N ? lane : lane - N + L)...);
-  b = __builtin_shufflevector(a, b, (lane % (2 * N) < N ? lane + N : lane + L)...);
-  a = low;
+template <class A, int L, int N, int half, int... lane>
+__attribute__((always_inline)) inline Vector<A, L> interleave(Vector<A, L> a, Vector<A, L> b,
+                                                              std::integer_sequence<int, lane...>) {
+  return __builtin_shufflevector(a, b, place<A, L, N>(lane, half)...);
+}
+
+template <class A, int L, int N, int half>
+__attribute__((always_inline)) inline Vector<A, L> interleave(Vector<A, L> a, Vector<A, L> b) {
+  return interleave<A, L, N, half>(a, b, std::make_integer_sequence<int, L>());
 }
 
 template <class A, int L, int N>
@@ -133,8 +141,15 @@ __attribute__((always_inline)) inline void transpose(Vector<A, L> (&rows)[L]) {
   if constexpr (N < L) {
 #pragma GCC unroll 16
     for (int i = 0; i < L; ++i)
-      if (!(i & N)) exchange<A, L, N>(rows[i], rows[i + N], std::make_integer_sequence<int, L>());
+      if (!(i & N)) {
+        const auto low = interleave<A, L, N, 0>(rows[i], rows[i + N]);
+        rows[i + N] = interleave<A, L, N, 1>(rows[i], rows[i + N]);
+        rows[i] = low;
+      }
     transpose<A, L, 2 * N>(rows);
+  } else if constexpr (L >= 4 && sizeof(A) == 4) {  // of each four, the middle ones have changed places
+#pragma GCC unroll 16
+    for (int i = 0; i < L; i += 4) std::swap(rows[i + 1], rows[i + 2]);
   }
 }
 
@@ -148,7 +163,7 @@ __attribute__((always_inline)) inline Vector<A, L> sums(int first, const Leaf& l
   } else {
     const auto a = sums<A, L, N / 2>(first, leaf);
     const auto b = sums<A, L, N / 2>(first + N / 2, leaf);
-    return detail::merge<A, L, N / 2>(a, b, std::make_integer_sequence<int, L>());
+    return detail::interleave<A, L, N / 2, 0>(a, b) + detail::interleave<A, L, N / 2, 1>(a, b);
   }
 }
 
