@@ -60,7 +60,7 @@ void spmm(const Plan<A, I>& plan, const Sparse<A, I>& w, const Activations<const
   const auto chunks = cut(w, least_cost(panels.in_place(), width / kLanes<A>));
   const auto compute = [&](const Panel<A>& panel, const Slice& slice, int64_t chunk, Pieces<A>& pieces) {
     const auto rows = [&](int64_t first, int64_t last) {
-      alignas(64) A tile[kBlock * kMostWidth];
+      alignas(64) A tile[kBlock * kMostWidth<A>];
       for (int64_t stop; first < last; first = stop) {
         stop = std::min(last, (first / kBlock + 1) * kBlock);
         const Span<I> span{w.offsets + first, stop - first};
@@ -106,7 +106,7 @@ void backward(const Plan<A, I>& plan, const Sparse<A, I>& w, bool sum,
   // Dot products are added to those of the panels before, or begin anew, in `dots`.
   const auto compute = [&](const Panel<A>& panel, const Slice& slice, int64_t chunk, Pieces<A>& pieces,
                            bool add, A* dots) {
-    alignas(64) A x[kBlock * kMostWidth], tile[kBlock * kMostWidth];
+    alignas(64) A x[kBlock * kMostWidth<A>], tile[kBlock * kMostWidth<A>];
     const auto rows = [&](int64_t first, int64_t last) {
       for (int64_t stop; first < last; first = stop) {
         stop = std::min(last, (first / kBlock + 1) * kBlock);
