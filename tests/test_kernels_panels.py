@@ -150,7 +150,7 @@ def test_the_rule_is_that_of_the_sources() -> None:
     """Constants of csrc that panels.py repeats."""
     text = (CSRC / "native.cpp").read_text(encoding="utf-8")
     for name, widths in (("kForward", WIDTHS_FORWARD), ("kBackward", WIDTHS_BACKWARD)):
-        found = re.search(name + r"{kVectorBytes < kLine \? (\d) : (\d), (\d)}", text)
+        found = re.search(name + r"{kVectorBytes < kLine \? (\d) : (\d), (\d), \d+}", text)
         assert found is not None
         short, line, far = map(int, found.groups())
         assert (line, short, far) == widths

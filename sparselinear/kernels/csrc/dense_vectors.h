@@ -115,8 +115,7 @@ void write_out(const Sparse<A, I>& w, int64_t first, int64_t rows, int64_t from,
       const int64_t begin = place[r + i], end = w.offsets[first + r + i + 1];
       int64_t k = begin;
       for (; k < end && w.index[k] < limit; ++k) to[(w.index[k] - from) * kRows + i] = w.values[k];
-      for (int64_t j = k; j < std::min(2 * k - begin, end);
-           j += 64 / static_cast<int64_t>(sizeof(A))) {  // as many of the next
+      for (int64_t j = k; j < std::min(2 * k - begin, end); j += kPerLine<A>) {  // as many of the next
         __builtin_prefetch(w.index + j);
         __builtin_prefetch(w.values + j);
       }

@@ -158,8 +158,7 @@ inline void fetch_to_write(const Activations<S>& to, int64_t first, int64_t last
                            int64_t count) {
   if (to.feature_major()) return;
   for (int64_t b = sample; b < sample + count; ++b)
-    for (int64_t f = first; f < last; f += 64 / static_cast<int64_t>(sizeof(S)))
-      __builtin_prefetch(to.at(b, f), 1, 2);
+    for (int64_t f = first; f < last; f += kPerLine<S>) __builtin_prefetch(to.at(b, f), 1, 2);
 }
 
 // Packing and unpacking for one number of lanes.

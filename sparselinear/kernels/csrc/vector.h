@@ -19,6 +19,10 @@ constexpr int kVectorBytes = 16;
 
 template <class T>
 constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(T));
+// Bytes of a cache line, and numbers in it.
+constexpr int kLine = 64;
+template <class T>
+constexpr int kPerLine = kLine / static_cast<int>(sizeof(T));
 
 template <class T, int L>
 struct VectorOf {
