@@ -55,7 +55,7 @@ __attribute__((always_inline)) inline void weighted_sum(const Source<L * V, kNea
                                                         const Sparse<A, I>& w, int64_t first, int64_t last,
                                                         bool add, A* sum) {
   if constexpr (L == 1 && kGathers<I>)
-    if ((kNear || source.stride == 1) && last - first >= kLeastGathered) {
+    if (source.stride == 1 && last - first >= kLeastGathered) {
       const A found = gathered_dot(source.data, w.index + first, w.values + first, last - first);
       *sum = add ? *sum + found : found;
       return;

@@ -44,8 +44,9 @@ struct Widths {
 // thread: forward 37 ms with two vectors and 44 with four, for hubs stay in the cache longer; backward 73
 // and 66.
 //
-// Panels over activations as they lie, 4096 x 4096, 10, 16 and 41 connections a row, Zen 5: forward, batch
-// 256, 1.05, 1.2, 1.4 of the time; both gradients 0.8, 0.8, 1.0, at batch 64 and 12 a row 0.77.
+// Time of activations as they lie over that of panels, 4096 x 4096, batch 256, Zen 5: 10, 16 and 41
+// connections a row, forward 1.05, 1.2, 1.4, both gradients 0.8, 0.8, 1.0; these at batch 64 and 12 a row
+// 0.77, at batch 1024 and 20 a row 1.09.
 constexpr Widths kForward{kVectorBytes < kLine ? 4 : 1, 2, 8}, kBackward{kVectorBytes < kLine ? 4 : 2, 4, 24};
 
 // The most vectors of a panel that a cache has to hold. Where it is read in place none has to, and longer

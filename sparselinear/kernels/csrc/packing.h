@@ -43,7 +43,7 @@ struct Panel {
 };
 
 // Features that are transposed together: of each sample, lines in a row. With 32 of them, forward of 2048 x
-// 2048, 1 %, batch 256, took 1.2 times as long (see unpack), and with 64 and 256 1.05; Zen 5.
+// 2048, 1 %, batch 256, took 1.2 times as long (see unpack), with 64 1.05, and with 256 as long; Zen 5.
 constexpr int64_t kBlock = 128;
 // How far ahead the features to be transposed are asked for. A panel is read from as many rows as it has
 // samples, more than the processor sees streams.
