@@ -226,7 +226,7 @@ static void clock_rate() {
   print("\"unit\": \"GHz\"", rates, 16e-9 * kSteps / threads);
 }
 
-// Bytes of the data cache of a level, as native.cpp asks for it.
+// Bytes of the data cache of a level, as rules.h asks for it.
 static size_t cache_size(int level) {
 #ifdef _SC_LEVEL1_DCACHE_SIZE
   const long size = sysconf(level == 1 ? _SC_LEVEL1_DCACHE_SIZE : _SC_LEVEL2_CACHE_SIZE);

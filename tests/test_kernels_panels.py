@@ -1,4 +1,4 @@
-"""Width of panels, passes of backward, where zeros are multiplied: the rules of csrc/native.cpp by hand."""
+"""Width of panels, passes of backward, where zeros are multiplied: the rules of csrc/rules.h by hand."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_panels_of_tiles(batch: int, features: int, itemsize: int, panels: int) 
 
 def test_the_rule_is_that_of_the_sources() -> None:
     """Constants of csrc that panels.py repeats."""
-    text = (CSRC / "native.cpp").read_text(encoding="utf-8")
+    text = (CSRC / "rules.h").read_text(encoding="utf-8")
     for name, widths in (("kForward", WIDTHS_FORWARD), ("kBackward", WIDTHS_BACKWARD)):
         found = re.search(name + r"{kVectorBytes < kLine \? (\d) : (\d), (\d), \d+}", text)
         assert found is not None

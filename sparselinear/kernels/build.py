@@ -38,7 +38,7 @@ _NATIVE = ("-march=native", "-mcpu=native")  # clang knows only the second on so
 _LINK = (f"-L{_TORCH / 'lib'}", "-ltorch_cpu", "-lc10", f"-Wl,-rpath,{_TORCH / 'lib'}")
 
 _COMPILERS = ("g++", "c++", "clang++")
-_WORD = "sparselinear: compiling its CPU kernels for this machine, once (15 to 20 s) ..."
+_WORD = "sparselinear: compiling its CPU kernels for this machine, once (some 15 s) ..."
 _FAILURE = re.compile(r"\berror: |undefined (reference|symbol)|cannot find|^exit status", re.IGNORECASE)
 
 # Lines of /proc/cpuinfo that -march=native depends on.
@@ -117,8 +117,8 @@ class Library:
         return path
 
     def _units(self) -> list[Path]:
-        """The sources to compile, the longest first: that one should not begin when the others are done."""
-        found = sorted(self._sources.glob("*.cpp"), key=lambda unit: (-unit.stat().st_size, unit.name))
+        """The sources to compile."""
+        found = sorted(self._sources.glob("*.cpp"))
         if not found:
             raise BuildError(f"there are no C++ sources in {self._sources}: install sparselinear anew")
         return found

@@ -72,6 +72,17 @@ Activations<S> to_write(const Tensor& t) {
   return {static_cast<S*>(t.mutable_data_ptr()), t.size(0), t.size(1), t.stride(0), t.stride(1)};
 }
 
+// A sparse matrix as tensors: offsets of the rows and index of the columns, or the other way round.
+struct Structure {
+  const Tensor &offsets, &index;
+  int64_t count() const {
+    return offsets.size(0) - 1;
+  }
+  int64_t nnz() const {
+    return index.size(0);
+  }
+};
+
 // A result. glibc keeps up to 32 MiB that were freed; what is larger comes from the system each time, and a
 // fault for each of its 4 KiB takes as long as to compute what it holds.
 inline Tensor empty(const Tensor& like, torch::headeronly::IntHeaderOnlyArrayRef size) {
