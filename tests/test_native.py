@@ -4,13 +4,11 @@ What the sizes are chosen for, from sparselinear/kernels/csrc: a vector holds 2 
 to 64; a chunk of rows costs 4096 to 32768 connections, and a row that is longer is cut; a dense pattern is
 walked through in blocks of columns that fit in the first-level cache, and a denser one is written out with
 its zeros, 96 rows and 64 to 512 columns at a time, for up to 512 samples. Sizes of the caches are those of
-the machine, so sizes here leave room on both sides.
+the machine, so sizes here leave room on both sides. Threads are in test_native_threads.py.
 """
 
 from __future__ import annotations
 
-import random
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -26,14 +24,13 @@ from compiled import (
     LAYOUTS,
     Arguments,
     arguments,
-    arrow,
     each,
     pattern_of,
     random_matrix,
     sparse_oracle,
     threads,
-    two_densities,
 )
+from native_cases import BATCHES, DENSE, NEARLY_FULL, SKEWED, SWEPT
 from reference import oracle, positions
 from torch import Tensor
 
@@ -56,72 +53,6 @@ def test_both_oracles_agree() -> None:
         torch.testing.assert_close(sparse.output, dense.output)
         torch.testing.assert_close(sparse.grad_input, dense.grad_input)
         torch.testing.assert_close(sparse.grad_values, dense.grad_values)
-
-
-# ------------------------------------------------------------------------------------- the tables
-
-
-def with_long_rows(lengths: dict[int, int], rows: int, columns: int) -> sp.csr_array:
-    """A sparse matrix in which some rows have their first connections up to a length."""
-    matrix = sp.lil_array(random_matrix(rows, columns, 0.01), dtype=np.float32)
-    for row, length in lengths.items():
-        matrix.rows[row], matrix.data[row] = list(range(length)), [1.0] * length
-    return sp.csr_array(matrix)
-
-
-def hubs(rows: int, columns: int) -> sp.csr_array:
-    """Row r has columns / (r + 1) connections."""
-    rng = np.random.default_rng(0)
-    places = [np.sort(rng.permutation(columns)[: columns // (r + 1)]) for r in range(rows)]
-    offsets = np.cumsum([0, *map(len, places)])
-    indices = np.concatenate(places)
-    return sp.csr_array((np.ones(indices.size), indices, offsets), shape=(rows, columns))
-
-
-# Around multiples of 2, 4, 8 and 16 lanes, of 1 to 4 vectors, and of several panels.
-BATCHES = [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 47, 48, 49, 63, 64, 65, 127, 129, 255, 257, 1024, 1025]
-
-SWEPT = [
-    Case("prime sizes", "no size is a multiple of a vector", random_matrix(37, 53, 0.1)),
-    Case("many chunks", "40,000 connections: several chunks at every width", random_matrix(499, 601, 0.135)),
-]
-
-# The longest chunk has 32768 connections: rows of more are cut at every width of a panel.
-SKEWED = [
-    Case("arrow", "a row in the middle; the first column, with nothing before it", arrow(40009, 20011, 0)),
-    Case(
-        "arrow, first to last",
-        "the first row; the last column, with nothing after it",
-        arrow(40009, 0, 40008),
-    ),
-    Case(
-        "neighbours",
-        "three cut rows in a row: a chunk ends one and begins another",
-        with_long_rows({3: 40009, 4: 33333, 5: 40009}, 11, 40009),
-    ),
-    Case(
-        "even lengths",
-        "rows of whole chunks: a cut falls on the end of a row, and leaves an empty piece",
-        with_long_rows({0: 65536, 2: 65536, 3: 65536}, 5, 65537),
-    ),
-    Case("one row", "all work is one cut row", with_long_rows({0: 40009}, 1, 40009)),
-    Case("hubs", "a few rows have most of the connections", hubs(300, 50021)),
-]
-
-NEARLY_FULL = Case("nine in ten", "written out with its zeros", random_matrix(211, 1031, 0.9))
-# Blocks of columns are used from 32 connections of a row in a block on; a block holds 128 to 8192 columns.
-DENSE = [
-    Case("half", "blocks for the wide panels", random_matrix(211, 383, 0.5)),
-    Case("half, wide", "blocks for panels of one vector too", random_matrix(67, 2053, 0.5)),
-    Case("third", "little above the density from which blocks are used", random_matrix(131, 1031, 0.33)),
-    Case("two densities", "empty rows and empty runs of a row between full ones", two_densities(97, 1031)),
-    Case("full", "no connection is missing; runs are as long as a block", random_matrix(70, 1024, 1.1)),
-    NEARLY_FULL,
-    Case("few long rows", "blocks for a panel of one sample", random_matrix(5, 20011, 0.3)),
-]
-
-
-# -------------------------------------------------------------------------------------- the tests
 
 
 @each(SWEPT)
@@ -255,72 +186,6 @@ def test_drawn_patterns(call: tuple[SparsityPattern, Arguments, int]) -> None:
 
 
 # --------------------------------------------------------------------------------- threads and runs
-
-# Panels go one to a thread where there are enough of them, and else all threads share each. Backward has
-# dot products of its own for each panel of a wave; a wave has as many panels as activations pay for.
-SHARED = [
-    Case("sparse", "every panel is in one wave", random_matrix(499, 601, 0.03)),
-    Case("waves", "waves of 1 to 4 panels; shared from 4 threads on", random_matrix(499, 601, 0.25)),
-    Case("dense", "too many connections for a wave of two panels", random_matrix(499, 601, 0.9)),
-    Case("cut rows", "pieces of long rows are added up", with_long_rows({3: 12007, 4: 11003}, 11, 12007)),
-    Case("cut columns", "and of long columns", with_long_rows({3: 12007, 4: 11003}, 11, 12007).T),
-]
-
-
-@each(SHARED)
-@pytest.mark.parametrize("batch", [1, 40, 100, 300])
-@each_dtype
-def test_same_bits_with_any_threads(case: Case, batch: int, dtype: torch.dtype) -> None:
-    wide = dtype in (torch.float64, torch.float16)
-    pattern = pattern_of(case, torch.int64 if wide else torch.int32)
-    compiled.check_same_bits(NATIVE, pattern, arguments(pattern, batch, dtype))
-
-
-def test_same_bits_in_both_layouts() -> None:
-    """Panels that are read in place hold what packed ones hold."""
-    pattern = pattern_of(SWEPT[0])
-    given = arguments(pattern, 130, torch.float32)
-    for first, again in zip(
-        products(pattern, given),
-        products(pattern, given.laid_out(LAYOUTS["feature-major"])),
-        strict=True,
-    ):
-        assert torch.equal(first, again)
-
-
-@pytest.mark.parametrize("batch", [64, 128])
-def test_cut_rows_of_panels_in_place(batch: int) -> None:
-    """Few connections a feature, feature-major, panels that are full: read in place, in many small chunks."""
-    pattern = interop.to_pattern(arrow(3001, 1500, 1500))
-    given = arguments(pattern, batch, torch.float32).laid_out(LAYOUTS["feature-major"])
-    check(pattern, given, sparse_oracle(pattern, *given))
-    with threads(1):
-        alone = products(pattern, given)
-    with threads(2):
-        together = products(pattern, given)
-    for first, again in zip(alone, together, strict=True):
-        assert torch.equal(first, again)
-
-
-def test_concurrent_calls() -> None:
-    """Calls from several threads of Python take scratch memory from one pool."""
-    jobs = [
-        (pattern_of(case), arguments(pattern_of(case), batch, dtype))
-        for case in (SWEPT[0], SWEPT[1], DENSE[0])
-        for batch in (1, 40, 300)
-        for dtype in (torch.float32, torch.bfloat16)
-    ]
-    alone = [products(*job) for job in jobs]
-    order = [number for number in range(len(jobs)) for _ in range(6)]
-    random.Random(0).shuffle(order)
-
-    with ThreadPoolExecutor(8) as pool:
-        together = list(pool.map(lambda number: products(*jobs[number]), order))
-    for number, results in zip(order, together, strict=True):
-        for first, again in zip(alone[number], results, strict=True):
-            assert torch.equal(first, again)
-
-
 # ------------------------------------------------------------------------- what is not a number
 
 

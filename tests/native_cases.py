@@ -1,0 +1,68 @@
+"""Patterns and batches at the edges of the native kernel's vectors, panels, chunks and blocks."""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.sparse as sp
+from cases import Case
+from compiled import arrow, random_matrix, two_densities
+
+
+def with_long_rows(lengths: dict[int, int], rows: int, columns: int) -> sp.csr_array:
+    """A sparse matrix in which some rows have their first connections up to a length."""
+    matrix = sp.lil_array(random_matrix(rows, columns, 0.01), dtype=np.float32)
+    for row, length in lengths.items():
+        matrix.rows[row], matrix.data[row] = list(range(length)), [1.0] * length
+    return sp.csr_array(matrix)
+
+
+def hubs(rows: int, columns: int) -> sp.csr_array:
+    """Row r has columns / (r + 1) connections."""
+    rng = np.random.default_rng(0)
+    places = [np.sort(rng.permutation(columns)[: columns // (r + 1)]) for r in range(rows)]
+    offsets = np.cumsum([0, *map(len, places)])
+    indices = np.concatenate(places)
+    return sp.csr_array((np.ones(indices.size), indices, offsets), shape=(rows, columns))
+
+
+# Around multiples of 2, 4, 8 and 16 lanes, of 1 to 4 vectors, and of several panels.
+BATCHES = [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 47, 48, 49, 63, 64, 65, 127, 129, 255, 257, 1024, 1025]
+
+SWEPT = [
+    Case("prime sizes", "no size is a multiple of a vector", random_matrix(37, 53, 0.1)),
+    Case("many chunks", "40,000 connections: several chunks at every width", random_matrix(499, 601, 0.135)),
+]
+
+# The longest chunk has 32768 connections: rows of more are cut at every width of a panel.
+SKEWED = [
+    Case("arrow", "a row in the middle; the first column, with nothing before it", arrow(40009, 20011, 0)),
+    Case(
+        "arrow, first to last",
+        "the first row; the last column, with nothing after it",
+        arrow(40009, 0, 40008),
+    ),
+    Case(
+        "neighbours",
+        "three cut rows in a row: a chunk ends one and begins another",
+        with_long_rows({3: 40009, 4: 33333, 5: 40009}, 11, 40009),
+    ),
+    Case(
+        "even lengths",
+        "rows of whole chunks: a cut falls on the end of a row, and leaves an empty piece",
+        with_long_rows({0: 65536, 2: 65536, 3: 65536}, 5, 65537),
+    ),
+    Case("one row", "all work is one cut row", with_long_rows({0: 40009}, 1, 40009)),
+    Case("hubs", "a few rows have most of the connections", hubs(300, 50021)),
+]
+
+NEARLY_FULL = Case("nine in ten", "written out with its zeros", random_matrix(211, 1031, 0.9))
+# Blocks of columns are used from 32 connections of a row in a block on; a block holds 128 to 8192 columns.
+DENSE = [
+    Case("half", "blocks for the wide panels", random_matrix(211, 383, 0.5)),
+    Case("half, wide", "blocks for panels of one vector too", random_matrix(67, 2053, 0.5)),
+    Case("third", "little above the density from which blocks are used", random_matrix(131, 1031, 0.33)),
+    Case("two densities", "empty rows and empty runs of a row between full ones", two_densities(97, 1031)),
+    Case("full", "no connection is missing; runs are as long as a block", random_matrix(70, 1024, 1.1)),
+    NEARLY_FULL,
+    Case("few long rows", "blocks for a panel of one sample", random_matrix(5, 20011, 0.3)),
+]
