@@ -1,11 +1,26 @@
-"""Patterns and batches at the edges of the native kernel's vectors, panels, chunks and blocks."""
+"""What the tests of the native kernel share: the kernel, and cases at the edges of its panels and blocks."""
 
 from __future__ import annotations
 
+from functools import partial
+
+import compiled
 import numpy as np
+import pytest
 import scipy.sparse as sp
+import torch
 from cases import Case
 from compiled import arrow, random_matrix, two_densities
+
+from sparselinear.kernels.native import NativeKernel
+
+NATIVE = NativeKernel()
+PROBLEM = NATIVE.unavailable(torch.device("cpu"), torch.float32)
+needs_native = pytest.mark.skipif(PROBLEM is not None, reason=str(PROBLEM))
+
+DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
+products, check = partial(compiled.products, NATIVE), partial(compiled.check, NATIVE)
 
 
 def with_long_rows(lengths: dict[int, int], rows: int, columns: int) -> sp.csr_array:

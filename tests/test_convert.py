@@ -227,7 +227,3 @@ def test_a_converted_model_can_be_copied_and_saved(device: str) -> None:
     sparsify(other)
     other.load_state_dict(mlp.state_dict())
     torch.testing.assert_close(other(x), mlp(x), **run_again(device))
-
-
-# Transformer layers.
-# What is refused, and that nothing has changed then.

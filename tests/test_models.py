@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+from pruned_models import Block, assert_same, holed, pruned_mlp, snapshot
 from rich.console import Console
-from test_convert import Block, assert_same, holed, pruned_mlp, snapshot
 from test_profiling_table import example, row_of
 from torch import Tensor, nn
 

@@ -9,7 +9,6 @@ the machine, so sizes here leave room on both sides. Threads are in test_native_
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 import compiled
@@ -30,20 +29,26 @@ from compiled import (
     sparse_oracle,
     threads,
 )
-from native_cases import BATCHES, DENSE, NEARLY_FULL, SKEWED, SWEPT
+from native_cases import (
+    BATCHES,
+    DENSE,
+    DTYPES,
+    NATIVE,
+    NEARLY_FULL,
+    SKEWED,
+    SWEPT,
+    check,
+    each_dtype,
+    needs_native,
+    products,
+)
 from reference import oracle, positions
 from torch import Tensor
 
 from sparselinear import SparsityPattern, functional, interop, kernels
 from sparselinear.kernels.native import NativeKernel
 
-NATIVE = NativeKernel()
-PROBLEM = NATIVE.unavailable(torch.device("cpu"), torch.float32)
-pytestmark = pytest.mark.skipif(PROBLEM is not None, reason=str(PROBLEM))
-
-DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
-each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
-products, check = partial(compiled.products, NATIVE), partial(compiled.check, NATIVE)
+pytestmark = needs_native
 
 
 def test_both_oracles_agree() -> None:
@@ -185,7 +190,6 @@ def test_drawn_patterns(call: tuple[SparsityPattern, Arguments, int]) -> None:
         check(pattern, given, oracle(pattern, *given))
 
 
-# --------------------------------------------------------------------------------- threads and runs
 # ------------------------------------------------------------------------- what is not a number
 
 

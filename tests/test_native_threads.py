@@ -4,26 +4,17 @@ from __future__ import annotations
 
 import random
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
 import compiled
 import pytest
 import torch
 from cases import Case
 from compiled import LAYOUTS, arguments, arrow, each, pattern_of, random_matrix, sparse_oracle, threads
-from native_cases import DENSE, SWEPT, with_long_rows
+from native_cases import DENSE, NATIVE, SWEPT, check, each_dtype, needs_native, products, with_long_rows
 
 from sparselinear import interop
-from sparselinear.kernels.native import NativeKernel
 
-NATIVE = NativeKernel()
-PROBLEM = NATIVE.unavailable(torch.device("cpu"), torch.float32)
-pytestmark = pytest.mark.skipif(PROBLEM is not None, reason=str(PROBLEM))
-
-DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
-each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
-products, check = partial(compiled.products, NATIVE), partial(compiled.check, NATIVE)
-
+pytestmark = needs_native
 
 # Panels go one to a thread where there are enough of them, and else all threads share each. Backward has
 # dot products of its own for each panel of a wave; a wave has as many panels as activations pay for.

@@ -220,7 +220,6 @@ def test_hooks_see_and_change_what_they_do_of_linear(kind: str, device: str) -> 
     twins.same(model, twin, grad=True)
 
 
-# Models that are moved, copied or kept half way through a training.
 @contextmanager
 def _profiled() -> Iterator[set[str]]:
     names: set[str] = set()
