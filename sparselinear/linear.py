@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from . import checks, functional, graphs, interop, parametrizations, raster, shards
+from . import checks, functional, graphs, interop, parametrizations, raster, shards, states
 from .checks import message
 from .pattern import SparsityPattern
 
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     import scipy.sparse
     from matplotlib.axes import Axes
     from typing_extensions import Self
-
-# The pattern in a state_dict. The shape is there because indices do not tell the number of inputs.
-_PATTERN_BUFFERS = ("pattern_shape", "crow_indices", "col_indices")
 
 
 class SparseLinear(nn.Module):
@@ -213,24 +210,7 @@ class SparseLinear(nn.Module):
             ValueError: the entries do not fit each other.
             RuntimeError: they are sharded over processes.
         """
-        names = ("values", *_PATTERN_BUFFERS)
-        missing = [prefix + name for name in names if prefix + name not in state_dict]
-        if missing:
-            got = f"none of {', '.join(missing)}"
-            advice = "prefix is what stands before these names."
-            raise KeyError(message("state_dict", "the entries of a SparseLinear", got, advice))
-        values, shape, crow_indices, col_indices = (state_dict[prefix + name] for name in names)
-        out_features, in_features = shape.tolist()
-        pattern = SparsityPattern(
-            crow_indices, col_indices, (out_features, in_features), index_dtype=col_indices.dtype
-        )
-        bias = state_dict.get(prefix + "bias")
-        for argument, tensor, length in (("values", values, pattern.nnz), ("bias", bias, out_features)):
-            if tensor is not None and tuple(tensor.shape) != (length,):
-                raise ValueError(message(prefix + argument, f"shape ({length},)", str(tuple(tensor.shape))))
-            if tensor is not None:
-                shards.refuse(prefix + argument, tensor)
-        return cls._assemble(pattern, values.clone(), None if bias is None else bias.clone())
+        return cls._assemble(*states.parts_of(state_dict, prefix))
 
     @classmethod
     def _assemble(cls, pattern: SparsityPattern, values: Tensor, bias: Tensor | None) -> Self:
@@ -335,7 +315,7 @@ class SparseLinear(nn.Module):
         self._pattern = pattern
         shape = torch.tensor(pattern.shape, dtype=torch.int64, device=pattern.device)
         for name, tensor in zip(
-            _PATTERN_BUFFERS, (shape, pattern.crow_indices, pattern.col_indices), strict=True
+            states.PATTERN_BUFFERS, (shape, pattern.crow_indices, pattern.col_indices), strict=True
         ):
             self.register_buffer(name, tensor)
 
@@ -363,8 +343,9 @@ class SparseLinear(nn.Module):
         self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *rest: Any
     ) -> None:
         """Load values and bias; the pattern must be this layer's own, and is never overwritten."""
-        own = {prefix + name: getattr(self, name) for name in _PATTERN_BUFFERS}
-        problem = self._misfit(state_dict, prefix)
+        own = {prefix + name: getattr(self, name) for name in states.PATTERN_BUFFERS}
+        parameters = dict(self.named_parameters(recurse=False))
+        problem = states.misfit(state_dict, prefix, self.pattern, parameters, repr(self))
         if problem:  # nothing is loaded, rather than the part that fits
             error_msgs: list[str] = rest[-1]
             error_msgs.append(problem)
@@ -372,30 +353,6 @@ class SparseLinear(nn.Module):
         kept = {key: own.get(key, entry) for key, entry in state_dict.items()}
         super()._load_from_state_dict(kept, prefix, local_metadata, *rest)
         self._hold(self._pattern.to(self.values.device))  # assign=True may have brought other devices
-
-    def _misfit(self, state_dict: Mapping[str, Any], prefix: str) -> str | None:
-        """Why a state_dict cannot be this layer's; None if it can, missing entries apart."""
-        shape, crow_indices, col_indices = (state_dict.get(prefix + name) for name in _PATTERN_BUFFERS)
-        difference = None
-        if shape is not None and crow_indices is not None and col_indices is not None:
-            difference = self._other_pattern(shape, crow_indices, col_indices)
-        if difference:
-            advice = "SparseLinear.from_state_dict builds the layer that a state_dict describes."
-            return message(f"{prefix}pattern", f"that of {self!r}", difference, advice)
-        for name, parameter in self.named_parameters(recurse=False):
-            entry = state_dict.get(prefix + name)
-            if isinstance(entry, Tensor) and entry.shape != parameter.shape:
-                return message(prefix + name, f"shape {tuple(parameter.shape)}", str(tuple(entry.shape)))
-        return None
-
-    def _other_pattern(self, shape: Tensor, crow_indices: Tensor, col_indices: Tensor) -> str | None:
-        """How the pattern in a state_dict differs from this layer's; None if it does not."""
-        if tuple(shape.tolist()) != self.pattern.shape:
-            return f"shape (out_features, in_features) = {tuple(shape.tolist())}"
-        if col_indices.numel() != self.nnz:
-            return f"nnz = {col_indices.numel()}"
-        stored = SparsityPattern._trusted(crow_indices, col_indices, self.pattern.shape)
-        return None if self.pattern.equals(stored) else "the same number of connections in other places"
 
 
 def _initial_bound(pattern: SparsityPattern, dtype: torch.dtype) -> Tensor:

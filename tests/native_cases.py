@@ -11,6 +11,7 @@ import scipy.sparse as sp
 import torch
 from cases import Case
 from compiled import arrow, random_matrix, two_densities
+from devices import DTYPES
 
 from sparselinear.kernels.native import NativeKernel
 
@@ -18,7 +19,6 @@ NATIVE = NativeKernel()
 PROBLEM = NATIVE.unavailable(torch.device("cpu"), torch.float32)
 needs_native = pytest.mark.skipif(PROBLEM is not None, reason=str(PROBLEM))
 
-DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
 products, check = partial(compiled.products, NATIVE), partial(compiled.check, NATIVE)
 

@@ -24,6 +24,7 @@ ORDER = (
     "rewiring",
     "convert",
     "linear",
+    "states",
     "raster",
     "functional",
     "operators",

@@ -29,10 +29,10 @@ from compiled import (
     sparse_oracle,
     threads,
 )
+from devices import DTYPES
 from native_cases import (
     BATCHES,
     DENSE,
-    DTYPES,
     NATIVE,
     NEARLY_FULL,
     SKEWED,

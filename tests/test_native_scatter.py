@@ -11,16 +11,13 @@ import scipy.sparse as sp
 import torch
 from cases import Case
 from compiled import LAYOUTS, arguments, arrow, each, pattern_of, random_matrix, sparse_oracle, threads
+from native_cases import needs_native
 from reference import assert_close
 from torch import Tensor
 
 from sparselinear import SparseLinear, SparsityPattern, interop
 from sparselinear.kernels import panels
-from sparselinear.kernels.native import NativeKernel, operator, strided
-
-NATIVE = NativeKernel()
-PROBLEM = NATIVE.unavailable(torch.device("cpu"), torch.float32)
-needs_native = pytest.mark.skipif(PROBLEM is not None, reason=str(PROBLEM))
+from sparselinear.kernels.native import operator, strided
 
 
 def gaps(rows: int, columns: int) -> sp.csr_array:

@@ -81,14 +81,8 @@ def profile(
     threads = None if threads is None else checks.whole("threads", threads)
     systems = [OURS, *select(baselines)]
     layer = _own_copy(layer, dtype, device)
-    if 0 in layer.pattern.shape:
-        got = f"{layer.out_features} outputs and {layer.in_features} inputs"
-        raise ValueError(message("layer", "at least one output and one input", got))
-    if rates is not None and layer.values.device.type != "cpu":
-        got, advice = f"rates, and a layer on {layer.values.device}", "The cost model is one of CPUs."
-        raise ValueError(message("rates", "None off the CPU", got, advice))
+    _check_measurable(layer, rates)
     sizes = Sizes.of(layer, batch)
-    work = Workload.of(layer.pattern, batch, layer.values.dtype)
     with machine.threads_set(threads):
         found = machine.describe(layer.values.device)
         limit = _limit(memory_bytes, found.memory_available_bytes)
@@ -107,6 +101,7 @@ def profile(
         machine.give_back(layer.values.device)  # the modules' memory, before another process asks for it
         if peak:
             rows = _with_peaks(rows, layer, batch, ticks)
+    work = Workload.of(layer.pattern, batch, layer.values.dtype)
     name = name or f"{sizes.out_features} x {sizes.in_features}"
     return Profile(
         name=name,
@@ -125,6 +120,15 @@ def profile(
         predicted=None if rates is None else conclude(work, rates, name),
         measured_at=datetime.now().astimezone().isoformat(timespec="seconds"),
     )
+
+
+def _check_measurable(layer: SparseLinear, rates: Rates | None) -> None:
+    if 0 in layer.pattern.shape:
+        got = f"{layer.out_features} outputs and {layer.in_features} inputs"
+        raise ValueError(message("layer", "at least one output and one input", got))
+    if rates is not None and layer.values.device.type != "cpu":
+        got, advice = f"rates, and a layer on {layer.values.device}", "The cost model is one of CPUs."
+        raise ValueError(message("rates", "None off the CPU", got, advice))
 
 
 def check_fits(pattern: SparsityPattern, batch: int, dtype: torch.dtype, device: torch.device) -> None:

@@ -9,25 +9,28 @@
 namespace sparselinear {
 namespace {
 
+// Calls f(Typed<S, I>()) for the types of values and of indices.
+template <class F>
+void with_typed(const Tensor& values, const Tensor& index, const F& f) {
+  with_types(values, index, [&](auto scalar, auto integer) {
+    f(Typed<typename decltype(scalar)::type, typename decltype(integer)::type>());
+  });
+}
+
 Tensor spmm_operator(const Tensor& offsets, const Tensor& index, const Tensor& values,
                      const std::optional<Tensor>& permutation, const Tensor& input,
                      const std::optional<Tensor>& bias) {
   Tensor output = empty_activations(input, offsets.size(0) - 1);
-  with_types(values, index, [&](auto scalar, auto integer) {
-    using S = typename decltype(scalar)::type;
-    using I = typename decltype(integer)::type;
-    Typed<S, I>::spmm({offsets, index}, values, permutation, input, bias, output);
-  });
+  with_typed(values, index,
+             [&](auto typed) { typed.spmm({offsets, index}, values, permutation, input, bias, output); });
   return output;
 }
 
 Tensor scatter_operator(const Tensor& crow_indices, const Tensor& col_indices, const Tensor& values,
                         const Tensor& grad_output, int64_t in_features) {
   Tensor grad_input = empty_activations(grad_output, in_features);
-  with_types(values, col_indices, [&](auto scalar, auto integer) {
-    using S = typename decltype(scalar)::type;
-    using I = typename decltype(integer)::type;
-    Typed<S, I>::scatter({crow_indices, col_indices}, values, grad_output, grad_input);
+  with_typed(values, col_indices, [&](auto typed) {
+    typed.scatter({crow_indices, col_indices}, values, grad_output, grad_input);
   });
   return grad_input;
 }
@@ -35,11 +38,8 @@ Tensor scatter_operator(const Tensor& crow_indices, const Tensor& col_indices, c
 Tensor sddmm_operator(const Tensor& crow_indices, const Tensor& col_indices, const Tensor& grad_output,
                       const Tensor& input) {
   Tensor grad_values = empty(input, {col_indices.size(0)});
-  with_types(input, col_indices, [&](auto scalar, auto integer) {
-    using S = typename decltype(scalar)::type;
-    using I = typename decltype(integer)::type;
-    Typed<S, I>::sddmm({crow_indices, col_indices}, grad_output, input, grad_values);
-  });
+  with_typed(input, col_indices,
+             [&](auto typed) { typed.sddmm({crow_indices, col_indices}, grad_output, input, grad_values); });
   return grad_values;
 }
 
@@ -52,15 +52,13 @@ std::tuple<Tensor, Tensor> backward_operator(const Tensor& crow_indices, const T
   const Structure rows{crow_indices, col_indices};
   Tensor grad_input = empty_activations(grad_output, input.size(1));
   Tensor grad_values = empty(input, {rows.nnz()});
-  with_types(values, col_indices, [&](auto scalar, auto integer) {
-    using S = typename decltype(scalar)::type;
-    using I = typename decltype(integer)::type;
+  with_typed(values, col_indices, [&](auto typed) {
     if (permutation) {
-      Typed<S, I>::backward(rows, {*ccol_indices, *row_indices}, *permutation, values, grad_output, input,
-                            grad_input, grad_values);
+      typed.backward(rows, {*ccol_indices, *row_indices}, *permutation, values, grad_output, input,
+                     grad_input, grad_values);
     } else {
-      Typed<S, I>::scatter(rows, values, grad_output, grad_input);
-      Typed<S, I>::sddmm(rows, grad_output, input, grad_values);
+      typed.scatter(rows, values, grad_output, grad_input);
+      typed.sddmm(rows, grad_output, input, grad_values);
     }
   });
   return {grad_input, grad_values};

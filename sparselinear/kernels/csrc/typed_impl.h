@@ -11,8 +11,8 @@
 namespace sparselinear {
 
 template <class I>
-Offsets<I> offsets_of(const Tensor& offsets) {
-  return {read<I>(offsets), offsets.size(0) - 1};
+Offsets<I> offsets_of(const Structure& w) {
+  return {read<I>(w.offsets), w.count()};
 }
 
 template <class A, class I>
@@ -24,7 +24,7 @@ template <class S, class I>
 void Typed<S, I>::spmm(const Structure& w, const Tensor& values, const std::optional<Tensor>& order,
                        const Tensor& input, const std::optional<Tensor>& bias, const Tensor& output) {
   using A = Accumulator<S>;
-  const Ordered<A, S, I> ordered(offsets_of<I>(w.offsets), read<S>(values), read<I>(order));
+  const Ordered<A, S, I> ordered(offsets_of<I>(w), read<S>(values), read<I>(order));
   const auto rows = sparse<A, I>(w, ordered.data());
   const auto from = to_read<S>(input);
   const auto to = to_write<S>(output);
@@ -36,7 +36,7 @@ template <class S, class I>
 void Typed<S, I>::scatter(const Structure& rows, const Tensor& values, const Tensor& grad_output,
                           const Tensor& grad_input) {
   using A = Accumulator<S>;
-  const Ordered<A, S, I> summed(offsets_of<I>(rows.offsets), read<S>(values), nullptr);
+  const Ordered<A, S, I> summed(offsets_of<I>(rows), read<S>(values), nullptr);
   sparselinear::scatter(plan_for<A, S, I>(grad_output, grad_input.size(1), rows.nnz(), kForward),
                         sparse<A, I>(rows, summed.data()), to_read<S>(grad_output), to_write<S>(grad_input));
 }
@@ -51,7 +51,7 @@ void Typed<S, I>::sddmm(const Structure& rows, const Tensor& grad_output, const 
   const auto gathered = to_read<S>(input), own = to_read<S>(grad_output);
   if (input.size(0) == 1)
     return outer<A>(read<I>(rows.offsets), read<I>(rows.index), own, gathered, rows.nnz(), to);
-  const Dots<A, S, I> dots(offsets_of<I>(rows.offsets), nullptr, to);
+  const Dots<A, S, I> dots(offsets_of<I>(rows), nullptr, to);
   const auto w = sparse<A, I>(rows, nullptr);
   if (multiplies_zeros<A>(input, rows))
     sddmm_with_zeros(w, own, gathered, dots.data());
@@ -71,7 +71,7 @@ void Typed<S, I>::backward(const Structure& rows, const Structure& columns, cons
     sddmm(rows, grad_output, input, grad_values);
     return;
   }
-  const auto offsets = offsets_of<I>(columns.offsets);
+  const auto offsets = offsets_of<I>(columns);
   const Ordered<A, S, I> ordered(offsets, read<S>(values), read<I>(order));
   const Dots<A, S, I> dots(offsets, read<I>(order), static_cast<S*>(grad_values.mutable_data_ptr()));
   sparselinear::backward(plan_for<A, S, I>(grad_output, columns.count(), columns.nnz(), kBackward),

@@ -1,4 +1,4 @@
-"""SparseLinear copied, pickled, and in state_dicts; on the meta device, and filled later."""
+"""What a state_dict says of a layer; layers copied, pickled, on the meta device and filled later."""
 
 from __future__ import annotations
 
