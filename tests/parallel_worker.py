@@ -37,7 +37,7 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 # The indices need not be sent again at each forward; the option has had this name since torch 2.13.
 _NEW = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
-QUIET = {"forward_sync_buffers" if _NEW else "broadcast_buffers": False}
+SYNC_BUFFERS = "forward_sync_buffers" if _NEW else "broadcast_buffers"
 
 
 def adjacency(seed: int) -> Tensor:
@@ -109,7 +109,7 @@ def sharded(model: nn.Sequential, **options: Any) -> nn.Sequential:
 def ddp(rank: int, size: int) -> dict[str, Any]:
     losses = {}
     for optimizer in OPTIMIZERS:
-        for options in ({}, QUIET):
+        for options in ({}, {SYNC_BUFFERS: False}):
             model = network(seed=rank)  # rank 1 begins with other values, until it is sent those of rank 0
             parallel.check_same_pattern(model)
             model[0].pattern.transposed  # noqa: B018  kept from now on, so the indices must stay as they are

@@ -101,7 +101,8 @@ OP = core.OpInfo(
     supports_fwgrad_bwgrad=True,
 )
 # torch's own: its derivatives in forward mode are written in TorchScript, which it has deprecated.
-forward_mode = pytest.mark.filterwarnings(r"ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+# A DeprecationWarning up to torch 2.13, a FutureWarning since.
+forward_mode = pytest.mark.filterwarnings(r"ignore:`torch.jit.script` is deprecated")
 shown = pytest.mark.shows("PyTorch's own tests", "`{test}` of torch's test_ops.py and its kin")
 each_dtype = pytest.mark.parametrize("dtype", sorted(OP.dtypes, key=str), ids=str)
 

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 from sparselinear import SparseLinear, SparsityPattern, functional, interop, kernels
 
 # Forward mode loads torch's own decompositions, which it still compiles with torch.jit.script.
-pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
 
 Layer = Callable[[Tensor, Tensor, Tensor], Tensor]
 
