@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from cases import Case, each_case
-from devices import NONDET_TOL, each_kernel_of
+from devices import NONDET_TOL, each_kernel_of, run_again
 from test_functional import LAYOUTS
 from torch import Tensor
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
@@ -154,6 +154,33 @@ def test_tangents_pass_through_a_plain_backward(device: str) -> None:
             found.append([forward_ad.unpack_dual(each).tangent for each in grads])
     for got, wanted in zip(*found, strict=True):
         torch.testing.assert_close(got, wanted)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@each_kernel_of(torch.float64)
+def test_inference(mode: Any, device: str, kernel: str) -> None:
+    """The product is called by itself, without a Function: the same numbers."""
+    pattern = interop.to_pattern(torch.eye(3).bool(), device=device)
+    arguments = [t.requires_grad_() for t in tensors(pattern, 2)]
+    with kernels.use(kernel):
+        expected = sparse(pattern)(*arguments)
+        with mode():
+            found = sparse(pattern)(*arguments)
+    assert expected.requires_grad
+    assert not found.requires_grad
+    torch.testing.assert_close(found, expected.detach(), **run_again(device))
+
+
+def test_tangents_pass_without_gradients(device: str) -> None:
+    """Forward mode goes on under no_grad."""
+    pattern = interop.to_pattern(torch.eye(3).bool(), device=device)
+    (x, values, bias), (tangent, *_) = tensors(pattern, 2), tensors(pattern, 4, 2)
+    found = []
+    for layer in (sparse(pattern), dense(pattern)):
+        with torch.no_grad(), forward_ad.dual_level():
+            output = layer(forward_ad.make_dual(x, tangent[0]), values, bias)
+            found.append(forward_ad.unpack_dual(output).tangent)
+    torch.testing.assert_close(*found)
 
 
 @pytest.mark.shows("Derivatives and transforms", "`torch.autograd.grad(is_grads_batched=True)`")
