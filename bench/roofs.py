@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sparselinear.kernels import build
 from sparselinear.kernels.native import NativeKernel
-from sparselinear.kernels.panels import WIDTHS_BACKWARD, WIDTHS_FORWARD, dense_from, panel_width
+from sparselinear.kernels.panels import WIDTHS_BACKWARD, WIDTHS_FORWARD, panel_width
 
 FLOAT, INDEX = 4, 4  # bytes
 GATHER, STREAM, MULTIPLY_ADD = "gather", "stream", "multiply-add"
@@ -138,8 +138,7 @@ class Work:
 def work(product: Product, shape: tuple[int, int], nnz: int, batch: int, probe: Probe) -> Work:
     """Bytes and operations of a product of W of this shape, for batches that fill a vector or more."""
     rows, features = shape[::-1] if product.by_columns else shape  # features are gathered
-    density = nnz / (rows * features)
-    width = _width(product, batch, features, density, probe.found)
+    width = _width(product, batch, features, probe.found)
     panels = ceil_div(batch, width)
     values = nnz * FLOAT
     # Gone through for each panel: indices, offsets, values. The dot products are written for the first
@@ -153,7 +152,7 @@ def work(product: Product, shape: tuple[int, int], nnz: int, batch: int, probe: 
         width=width,
         panels=panels,
         panel_bytes=features * width * FLOAT,
-        level=_level(product, features, density, width, probe.found),
+        level="L2" if features * width * FLOAT <= probe.found["l2_bytes"] else "LLC",
         gathered=nnz * batch * FLOAT,
         streamed=panels * pattern
         + (2 * panels - 1) * dots
@@ -165,19 +164,10 @@ def work(product: Product, shape: tuple[int, int], nnz: int, batch: int, probe: 
     )
 
 
-def _width(product: Product, batch: int, features: int, density: float, found: dict[str, Any]) -> int:
+def _width(product: Product, batch: int, features: int, found: dict[str, Any]) -> int:
     widths = WIDTHS_BACKWARD if product.dots else WIDTHS_FORWARD
     sizes = {"vector_bytes": found["vector_bytes"], "cache_bytes": found["l2_bytes"]}
-    return panel_width(batch, features, density, FLOAT, widths, **sizes)
-
-
-def _level(product: Product, features: int, density: float, width: int, found: dict[str, Any]) -> str:
-    """Where panels are loaded from: blocks of a dense pattern keep them in L1, by the rule of plan_for."""
-    block = found["l1_bytes"] * 2 // 3 // (width * FLOAT)
-    dense = density >= dense_from(FLOAT, vector_bytes=found["vector_bytes"])
-    if product.sums and not product.dots and block < features and dense:
-        return "L1"
-    return "L2" if features * width * FLOAT <= found["l2_bytes"] else "LLC"
+    return panel_width(batch, features, FLOAT, widths, **sizes)
 
 
 @dataclass(frozen=True)

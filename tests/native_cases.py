@@ -71,13 +71,18 @@ SKEWED = [
 ]
 
 NEARLY_FULL = Case("nine in ten", "written out with its zeros", random_matrix(211, 1031, 0.9))
-# Blocks of columns are used from 32 connections of a row in a block on; a block holds 128 to 8192 columns.
+# Rows go side by side from 4 % of all connections on, 3 to 16 of them: of each as many connections as the
+# shortest has, and then the rest.
 DENSE = [
-    Case("half", "blocks for the wide panels", random_matrix(211, 383, 0.5)),
-    Case("half, wide", "blocks for panels of one vector too", random_matrix(67, 2053, 0.5)),
-    Case("third", "little above the density from which blocks are used", random_matrix(131, 1031, 0.33)),
-    Case("two densities", "empty rows and empty runs of a row between full ones", two_densities(97, 1031)),
-    Case("full", "no connection is missing; runs are as long as a block", random_matrix(70, 1024, 1.1)),
+    Case("half", "rows side by side, and a few more", random_matrix(211, 383, 0.5)),
+    Case("half, wide", "long rows", random_matrix(67, 2053, 0.5)),
+    Case(
+        "a twentieth",
+        "little above the density from which rows go side by side",
+        random_matrix(131, 1031, 0.05),
+    ),
+    Case("two densities", "empty rows beside full ones: nothing in common", two_densities(97, 1031)),
+    Case("full", "no connection is missing, and no rest", random_matrix(70, 1024, 1.1)),
     NEARLY_FULL,
-    Case("few long rows", "blocks for a panel of one sample", random_matrix(5, 20011, 0.3)),
+    Case("few long rows", "fewer than go side by side", random_matrix(5, 20011, 0.3)),
 ]

@@ -57,33 +57,14 @@ CASES = [  # batch, features, itemsize, widths, vector_bytes, KiB of cache, samp
 def test_width(case: tuple[int, int, int, Widths, int, int, int, str]) -> None:
     batch, features, itemsize, far, vector, cache, samples, _ = case
     sizes = {"vector_bytes": vector, "cache_bytes": cache << 10}
-    assert panel_width(batch, features, 0.01, itemsize, far, **sizes) == samples
-
-
-@pytest.mark.parametrize(
-    ("density", "features", "itemsize", "vector", "samples"),
-    [
-        (0.25, 8192, 4, 64, 64),  # all of the cache, to the byte
-        (0.2499, 8192, 4, 64, 32),
-        (0.25, 8193, 4, 64, 32),  # one feature more
-        (0.25, 40_000, 4, 64, 32),  # beyond the cache dense patterns are as others
-        (0.5, 8192, 8, 64, 32),  # float64: a vector has half as many numbers
-        (0.49, 8192, 8, 64, 16),
-        (0.6, 20_000, 4, 32, 16),  # AVX2: never fewer than four in the cache
-    ],
-)
-def test_width_of_dense_patterns(
-    density: float, features: int, itemsize: int, vector: int, samples: int
-) -> None:
-    sizes = {"vector_bytes": vector, "cache_bytes": 2 << 20}
-    assert panel_width(256, features, density, itemsize, WIDTHS_FORWARD, **sizes) == samples
+    assert panel_width(batch, features, itemsize, far, **sizes) == samples
 
 
 @pytest.mark.parametrize("batch", [2, 7, 16, 31, 80, 100, 1000])
 @pytest.mark.parametrize("features", [10, 5000, 20_000, 50_000])
 def test_panels_are_whole_vectors_and_hold_the_batch(batch: int, features: int) -> None:
     """No panel stands empty, and the same number of panels would not do with a vector less."""
-    width = panel_width(batch, features, 0.01, 4, WIDTHS_FORWARD, vector_bytes=64, cache_bytes=2 << 20)
+    width = panel_width(batch, features, 4, WIDTHS_FORWARD, vector_bytes=64, cache_bytes=2 << 20)
     panels = ceil(batch / width)
     assert batch <= panels * width < batch + (16 if batch > 16 else 17) * panels
     assert width % 16 == 0 or width in (4, 8)
@@ -155,8 +136,8 @@ def test_the_rule_is_that_of_the_sources() -> None:
         short, line, far = map(int, found.groups())
         assert (line, short, far) == widths
     assert "kMost = 4;" in text
-    assert "held = dense ? cache : cache / 2;" in text
-    assert "dense = nnz * N >= 4 * rows * features;" in text
+    assert "while (vectors > widths.fewest && bytes(vectors) > cache / 2) vectors /= 2;" in text
+    assert "if (bytes(vectors) > cache) vectors = widths.far;" in text
     assert "kMany = 4 << 20, kLongColumn = 256;" in text
     assert "return batch * kSize <= (many ? 4 : 2) * kLine;" in text
     assert "kDense = 0.4;" in text

@@ -24,9 +24,6 @@ class Widths(NamedTuple):
 
 
 WIDTHS_FORWARD, WIDTHS_BACKWARD = Widths(1, 4, 2), Widths(2, 4, 4)
-# A pattern with so many connections among as many features as a vector has numbers is dense to the native
-# kernel: its panels may fill the cache, and forward reads them by blocks of the first-level cache.
-_DENSE = 4
 # Values, and connections of a column, from which on their gradients have a long way back to CSR order.
 _MANY_BYTES, _LONG_COLUMN = 4 << 20, 256
 # Where grad_input is summed up by the rows of W: samples in a line of the cache, so many connections for a
@@ -45,20 +42,9 @@ TILE = 32
 _MOST_SAMPLES, _PANEL_BYTES, _PARTS_BYTES = 512, 32 << 20, {4: 6, 2: 4}
 
 
-def dense_from(itemsize: int, *, vector_bytes: int) -> float:
-    """The density from which on the native kernel reads panels as those of a dense pattern.
-
-    Args:
-        itemsize: bytes of a number in the type of the sums.
-        vector_bytes: of a vector of the processor.
-    """
-    return _DENSE * itemsize / vector_bytes
-
-
 def panel_width(
     batch: int,
     features: int,
-    density: float,
     itemsize: int,
     widths: Widths,
     *,
@@ -70,7 +56,6 @@ def panel_width(
     Args:
         batch: rows of the input.
         features: of the activations that are gathered.
-        density: of the pattern.
         itemsize: bytes of a number in the type of the sums: 4, or 8 for float64.
         widths: WIDTHS_FORWARD or WIDTHS_BACKWARD.
         vector_bytes: of a vector of the processor.
@@ -84,9 +69,7 @@ def panel_width(
         return min(width, lanes)
     row = features * lanes * itemsize
     vectors, fewest = _MOST, widths.fewest_short if vector_bytes < _LINE else widths.fewest
-    dense = density >= dense_from(itemsize, vector_bytes=vector_bytes)
-    held = cache_bytes if dense else cache_bytes // 2
-    while vectors > fewest and vectors * row > held:
+    while vectors > fewest and vectors * row > cache_bytes // 2:
         vectors //= 2
     if vectors * row > cache_bytes:
         vectors = widths.far

@@ -36,7 +36,6 @@ struct Panel {
   const A* data;
   int64_t features, stride;
   int64_t ahead;  // connections that rows are asked for ahead; 0 if all lie in the second-level cache
-  int64_t block;  // rows that the first-level cache holds, if rows of W are dense enough to profit; else 0
   const A* row(int64_t f) const {
     return data + f * stride;
   }

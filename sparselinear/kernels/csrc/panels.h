@@ -19,7 +19,6 @@ struct Plan {
   bool in_place;  // panels of activations in the type of the sums are read where they are
   bool far;       // what panels are read from does not fit in the second-level cache
   int64_t ahead;  // as in Panel
-  int64_t block;  // as in Panel
 };
 
 // The panels that activations are packed into. All ways of sharing them give the same bits.
@@ -33,7 +32,6 @@ class Panels {
         width_(plan.micro.width),
         far_(plan.far),
         ahead_(plan.ahead),
-        block_(plan.block),
         count_(ceil_div(from.batch, width_)),
         packed_from_(plan.in_place ? from.batch / width_ : 0) {}
 
@@ -100,9 +98,8 @@ class Panels {
   }
   Panel<A> at(int64_t p, const A* packed) const {
     if constexpr (std::is_same_v<S, A>)
-      if (p < packed_from_)
-        return {from_.at(p * width_, 0), from_.features, from_.feature_stride, ahead_, block_};
-    return {packed, from_.features, width_, ahead_, block_};
+      if (p < packed_from_) return {from_.at(p * width_, 0), from_.features, from_.feature_stride, ahead_};
+    return {packed, from_.features, width_, ahead_};
   }
   void pack(const Slice& slice, int64_t first, int64_t last, A* to) const {
     packing_.pack(from_, first, last, slice.sample, slice.count, to, width_);
@@ -112,7 +109,7 @@ class Panels {
   Packing<A, S> packing_;
   int64_t width_;
   bool far_;
-  int64_t ahead_, block_;
+  int64_t ahead_;
   int64_t count_;
   // The last panel is packed where it is not full: no vector may reach beyond the batch.
   int64_t packed_from_;

@@ -10,16 +10,13 @@
 
 namespace sparselinear {
 
-// Bytes of the data cache of a level.
-inline int64_t cache_size(int level) {
-  static const int64_t sizes[] = {
-#ifdef _SC_LEVEL1_DCACHE_SIZE
-      sysconf(_SC_LEVEL1_DCACHE_SIZE), sysconf(_SC_LEVEL2_CACHE_SIZE)
-#else
-      0, 0
+// Bytes of the second-level cache of a core.
+inline int64_t cache_size() {
+#ifdef _SC_LEVEL2_CACHE_SIZE
+  static const int64_t size = sysconf(_SC_LEVEL2_CACHE_SIZE);
+  if (size > 0) return size;
 #endif
-  };
-  return sizes[level - 1] > 0 ? sizes[level - 1] : level == 1 ? 32 << 10 : 1 << 20;
+  return 1 << 20;
 }
 
 // Vectors of a panel: the fewest where a second-level cache holds it, and those where none does. And how
@@ -49,19 +46,15 @@ constexpr int64_t kMost = 4;
 
 // Vectors of a panel (kernels/panels.py has the same rule) for a batch of a vector or more and as many
 // features that are gathered: wide enough that an index serves many samples, and small enough for the
-// second-level cache where that is possible.
-//
-// Half of the cache is for what streams by, but for dense patterns: they read a panel in order, and by
-// blocks. Time with 4 vectors in all of the cache over that with 2 in half of it, 4096 x 4096, batch 256, Zen
-// 5, forward and both gradients: 10 % 1.1, 1.0; 20 % 1.0, 0.95; 25 % 0.77, 0.92; 40 % 0.75, 0.9.
+// second-level cache where that is possible. Half of the cache is for what streams by.
 template <class A>
-int64_t vectors_of_panel(int64_t batch, int64_t features, bool in_place, bool dense, Widths widths) {
+int64_t vectors_of_panel(int64_t batch, int64_t features, bool in_place, Widths widths) {
   constexpr int64_t N = kLanes<A>;
   if (in_place && batch % (kMostVectors * N) == 0) return kMostVectors;
-  const int64_t cache = cache_size(2), held = dense ? cache : cache / 2;
+  const int64_t cache = cache_size();
   const auto bytes = [=](int64_t vectors) { return features * vectors * kVectorBytes; };
   int64_t vectors = kMost;
-  while (vectors > widths.fewest && bytes(vectors) > held) vectors /= 2;
+  while (vectors > widths.fewest && bytes(vectors) > cache / 2) vectors /= 2;
   if (bytes(vectors) > cache) vectors = widths.far;
   const int64_t panels = ceil_div(batch, vectors * N);
   return ceil_div(ceil_div(batch, panels), N);
@@ -73,24 +66,21 @@ int64_t vectors_of_panel(int64_t batch, int64_t features, bool in_place, bool de
 constexpr int64_t kAhead = 24, kFarAhead = 64, kFarAheadBytes = 8 << 10;
 
 template <class A, class S, class I>
-Plan<A, I> plan_for(const Tensor& gathered, int64_t rows, int64_t nnz, Widths widths) {
+Plan<A, I> plan_for(const Tensor& gathered, int64_t nnz, Widths widths) {
   constexpr int64_t N = kLanes<A>, kSize = sizeof(A);
-  const int64_t batch = gathered.size(0), features = gathered.size(1), cache = cache_size(2);
+  const int64_t batch = gathered.size(0), features = gathered.size(1), cache = cache_size();
   // Activations may be read where they lie, if each row is read a few times only.
   const bool lies_so = std::is_same_v<A, S> && (batch == 1 || feature_major(gathered));
   const bool few_times = lies_so && nnz < widths.few_times * features;
-  // Blocks of two thirds of the first-level cache. Their connections are counted in each row, N indices at
-  // once, which is worth it if N indices have four of them or more.
-  const bool dense = nnz * N >= 4 * rows * features;
   int64_t lanes = N, vectors = 1;
   if (batch < N) {
     for (lanes = batch <= 1 ? 1 : 4; lanes < batch;) lanes *= 2;
     lanes = std::min(lanes, N);
   } else {
-    vectors = vectors_of_panel<A>(batch, features, few_times, dense, widths);
+    vectors = vectors_of_panel<A>(batch, features, few_times, widths);
   }
   const auto loops = micro<A, I>(static_cast<int>(lanes), static_cast<int>(vectors));
-  const int64_t row = loops.width * kSize, block = cache_size(1) * 2 / 3 / row;
+  const int64_t row = loops.width * kSize;
   // A panel that is the whole batch would be copied as it is: Zen 5, feature-major, forward took 1.6 times as
   // long so at 4096 x 4096, 1 %, batch 16, and 1.0 to 1.5 times from afar (200,000 features, batch 16).
   const bool read_in_place = few_times || (lies_so && batch == loops.width);
@@ -98,9 +88,9 @@ Plan<A, I> plan_for(const Tensor& gathered, int64_t rows, int64_t nnz, Widths wi
   const bool far = gathered_from > cache;
   // Of a panel as large as the cache a part is lost to what streams by, if it is not read in order. To ask
   // for a row of one line takes as many instructions as to read it.
-  const bool near = !far && !dense && gathered_from > cache / 2 && row >= 2 * kLine;
+  const bool near = !far && gathered_from > cache / 2 && row >= 2 * kLine;
   const int64_t ahead = far ? std::min(kFarAhead, kFarAheadBytes / row) : near ? kAhead : 0;
-  return {loops, read_in_place, far, ahead, dense && block < features ? block : 0};
+  return {loops, read_in_place, far, ahead};
 }
 
 // Whether backward takes two passes, one for each gradient, where one could do. The one pass has to bring

@@ -44,7 +44,6 @@ from ...kernels.panels import (
     WIDTHS_BACKWARD,
     WIDTHS_FORWARD,
     Widths,
-    dense_from,
     panel_width,
     scattered_from,
     tile_panels,
@@ -107,18 +106,8 @@ def bends(work: Workload, chip: Chip) -> list[int]:
     cells = work.out_features * work.in_features
     passes = two_passes_from(work.batch, _summed(work), work.in_features)
     scattered = scattered_from(work.batch, work.in_features, _summed(work))
-    wider, zeros, tiles = _widens(work, chip), _most_connections(work, chip), tiles_from(work, chip) * cells
-    return sorted(ceil(n) for n in (passes, scattered, wider, zeros, tiles) if 0 < n <= cells)
-
-
-def _widens(work: Workload, chip: Chip) -> float:
-    """The connections from which on panels of the native kernel are wider; inf if they never are."""
-    dense = dense_from(_summed(work), vector_bytes=chip.vector_bytes)
-    sparser, denser = (
-        [_width(work, n, density, WIDTHS_FORWARD, chip) for n in (work.in_features, work.out_features)]
-        for density in (0, dense)
-    )
-    return dense * work.in_features * work.out_features if denser != sparser else inf
+    zeros, tiles = _most_connections(work, chip), tiles_from(work, chip) * cells
+    return sorted(ceil(n) for n in (passes, scattered, zeros, tiles) if 0 < n <= cells)
 
 
 def _most_connections(work: Workload, chip: Chip) -> float:
@@ -200,7 +189,8 @@ def _activations(*sizes: int) -> Terms:
 
 def _product(work: Workload, rows: int, features: int, spread: Skew, widths: Widths, chip: Chip) -> Terms:
     """One product: ``rows`` sums over gathered ``features``, whose connections are spread like this."""
-    width = _width(work, features, work.nnz / max(1, rows * features), widths, chip)
+    sizes = {"vector_bytes": chip.vector_bytes, "cache_bytes": chip.cache_bytes}
+    width = panel_width(work.batch, features, _summed(work), widths, **sizes)
     panels = ceil(work.batch / width)
     near = spread.share(chip.cache_bytes // (width * _summed(work)))
     line = max(width, LINE // _summed(work))  # no less comes from afar
@@ -210,9 +200,3 @@ def _product(work: Workload, rows: int, features: int, spread: Skew, widths: Wid
         "connection": work.nnz * panels,
         "row": rows * panels,
     }
-
-
-def _width(work: Workload, features: int, density: float, widths: Widths, chip: Chip) -> int:
-    """Samples in a panel of so many features of a pattern of this density."""
-    sizes = {"vector_bytes": chip.vector_bytes, "cache_bytes": chip.cache_bytes}
-    return panel_width(work.batch, features, density, _summed(work), widths, **sizes)
