@@ -37,8 +37,6 @@ class Probe:
 
     def gather(self, level: str, row_bytes: int) -> float:
         """Bytes a second of whole rows at random places, with the pages and the prefetch that suit best."""
-        if level == "L1":
-            return self.highest("L1")
         row = 128 if row_bytes <= 128 else 256
         return (
             max(g["median"] for g in self.found["gather"] if (g["name"], g["row_bytes"]) == (level, row))
@@ -139,7 +137,7 @@ def work(product: Product, shape: tuple[int, int], nnz: int, batch: int, probe: 
     """Bytes and operations of a product of W of this shape, for batches that fill a vector or more."""
     rows, features = shape[::-1] if product.by_columns else shape  # features are gathered
     width = _width(product, batch, features, probe.found)
-    panels = ceil_div(batch, width)
+    panels, panel_bytes = ceil_div(batch, width), features * width * FLOAT
     values = nnz * FLOAT
     # Gone through for each panel: indices, offsets, values. The dot products are written for the first
     # panel, and read and written for each further one.
@@ -151,8 +149,8 @@ def work(product: Product, shape: tuple[int, int], nnz: int, batch: int, probe: 
     return Work(
         width=width,
         panels=panels,
-        panel_bytes=features * width * FLOAT,
-        level="L2" if features * width * FLOAT <= probe.found["l2_bytes"] else "LLC",
+        panel_bytes=panel_bytes,
+        level="L2" if panel_bytes <= probe.found["l2_bytes"] else "LLC",
         gathered=nnz * batch * FLOAT,
         streamed=panels * pattern
         + (2 * panels - 1) * dots

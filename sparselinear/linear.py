@@ -345,7 +345,7 @@ class SparseLinear(nn.Module):
         """Load values and bias; the pattern must be this layer's own, and is never overwritten."""
         own = {prefix + name: getattr(self, name) for name in states.PATTERN_BUFFERS}
         parameters = dict(self.named_parameters(recurse=False))
-        problem = states.misfit(state_dict, prefix, self.pattern, parameters, repr(self))
+        problem = states.misfit(state_dict, prefix, self.pattern, parameters, self)
         if problem:  # nothing is loaded, rather than the part that fits
             error_msgs: list[str] = rest[-1]
             error_msgs.append(problem)

@@ -30,8 +30,8 @@ class _Product(torch.autograd.Function):
     def apply(cls, *args: Any, **kwargs: Any) -> Any:
         """As that of any Function, without what is not needed.
 
-        The product alone where nothing is differentiated, which saves 3 us, a fifth of a tiny layer; and
-        outside of torch.func no binding through inspect, which saves 40 us.
+        The product alone where nothing is differentiated, which saves 3 us, a fifth of a tiny layer
+        (bench/overhead.py); and outside of torch.func no binding through inspect, which saves 40 us.
         """
         if not is_transformed():
             return cls.forward(*args, **kwargs)

@@ -46,7 +46,7 @@ def misfit(
     prefix: str,
     pattern: SparsityPattern,
     parameters: Mapping[str, Tensor],
-    layer: str,
+    layer: object,
 ) -> str | None:
     """Why a state_dict cannot be that of a layer; None if it can, missing entries apart.
 
@@ -55,7 +55,7 @@ def misfit(
         prefix: what stands before the layer's names in it.
         pattern: of the layer.
         parameters: its own, by name.
-        layer: what an error calls it.
+        layer: whose text an error gives.
     """
     shape, crow_indices, col_indices = (state_dict.get(prefix + name) for name in PATTERN_BUFFERS)
     difference = None
@@ -63,7 +63,7 @@ def misfit(
         difference = _difference(pattern, shape, crow_indices, col_indices)
     if difference:
         advice = "SparseLinear.from_state_dict builds the layer that a state_dict describes."
-        return message(f"{prefix}pattern", f"that of {layer}", difference, advice)
+        return message(f"{prefix}pattern", f"that of {layer!r}", difference, advice)
     for name, parameter in parameters.items():
         entry = state_dict.get(prefix + name)
         if isinstance(entry, Tensor) and entry.shape != parameter.shape:

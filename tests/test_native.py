@@ -2,9 +2,9 @@
 
 What the sizes are chosen for, from sparselinear/kernels/csrc: a vector holds 2 to 16 samples and a panel up
 to 64; a chunk of rows costs 4096 to 32768 connections, and a row that is longer is cut; 3 to 16 rows of a
-denser pattern go side by side, and a nearly full one is written out with
-its zeros, 96 rows and 64 to 512 columns at a time, for up to 512 samples. Sizes of the caches are those of
-the machine, so sizes here leave room on both sides. Threads are in test_native_threads.py.
+denser pattern go side by side, and a nearly full one is written out with its zeros, 96 rows and 64 to 512
+columns at a time, for up to 512 samples. Sizes of the caches are those of the machine, so sizes here leave
+room on both sides. Threads are in test_native_threads.py.
 """
 
 from __future__ import annotations

@@ -36,9 +36,10 @@ def test_same_bits_with_any_threads(case: Case, batch: int, dtype: torch.dtype) 
     compiled.check_same_bits(NATIVE, pattern, arguments(pattern, batch, dtype))
 
 
-def test_same_bits_in_both_layouts() -> None:
-    """Panels read in place hold what packed ones hold. (Denser rows go side by side in packed ones alone.)"""
-    pattern = interop.to_pattern(random_matrix(211, 383, 0.03))
+@each([SWEPT[0], SHARED[0]])
+def test_same_bits_in_both_layouts(case: Case) -> None:
+    """Panels that are read in place hold what packed ones hold."""
+    pattern = pattern_of(case)
     given = arguments(pattern, 130, torch.float32)
     for first, again in zip(
         products(pattern, given),

@@ -223,7 +223,7 @@ def test_recipes_run(heading: str, tmp_path: Path) -> None:
     block = re.search(rf"^## {heading}$.*?^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     assert block
     script = tmp_path / "train.py"
-    recipe = block[1].replace("forward_sync_buffers", worker.SYNC_BUFFERS)  # see its comment
+    recipe = block[1].replace("forward_sync_buffers", worker.SYNC_BUFFERS)  # the older name
     script.write_text(recipe, encoding="utf-8")
     finished = torchrun(script)
     # A thread of gloo that outlives the interpreter aborts the process at its exit, in one run of ten on one

@@ -159,7 +159,7 @@ def test_tangents_pass_through_a_plain_backward(device: str) -> None:
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 @each_kernel_of(torch.float64)
 def test_inference(mode: Any, device: str, kernel: str) -> None:
-    """The product is called by itself, without a Function: the same numbers."""
+    """Without a graph the same numbers as with one."""
     pattern = interop.to_pattern(torch.eye(3).bool(), device=device)
     arguments = [t.requires_grad_() for t in tensors(pattern, 2)]
     with kernels.use(kernel):

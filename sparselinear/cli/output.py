@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from ..profiling import compare
+from ..profiling import rounds
 from .arguments import UsageError
 
 
@@ -23,7 +23,7 @@ class Output(Console):
 
 
 @contextlib.contextmanager
-def progress_bar(title: str = "") -> Iterator[compare.Progress]:
+def progress_bar(title: str = "") -> Iterator[rounds.Progress]:
     """A bar on a terminal; elsewhere one line for each stage. Both on the standard error.
 
     Args:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -18,21 +18,16 @@ from .baselines import BASELINES, OURS, System, find
 from .cost import Rates, Workload, conclude
 from .ledger import Ledger, Sizes, needed_bytes
 from .memory import measure_peak, saved
-from .noise import difference
 from .portrait import Portrait
 from .result import MEASURED, REFUSED, TOO_LARGE, Profile, Row
 from .roofline import Roofs
+from .rounds import Progress, Ticks, time_in_rounds
 from .timing import Subject
-
-# Called with the steps done, the steps in all, the stage, and a detail of it.
-Progress = Callable[[int, int, str, str], None]
 
 # What may be taken of the memory that is free: the prediction leaves out what is small.
 _USABLE = 0.9
 # Assumed where the system does not tell.
 _UNKNOWN_BYTES = 4 << 30
-# Systems that cannot be told apart take up to this many times the rounds that were asked for.
-MOST_ROUNDS = 3
 
 
 def profile(
@@ -84,25 +79,9 @@ def profile(
     _check_measurable(layer, rates)
     sizes = Sizes.of(layer, batch)
     with machine.threads_set(threads):
-        found = machine.describe(layer.values.device)
-        limit = _limit(memory_bytes, found.memory_available_bytes)
-        _require(OURS.bytes(sizes), sizes, limit)
-        rows = [_row(system, sizes, limit) for system in systems]
-        fitting = [system for system, row in zip(systems, rows, strict=True) if row.status == MEASURED]
-        ticks = _Ticks(progress, len(fitting) * (1 + rounds + peak))
-        others = machine.OtherWork()
-        subjects = _time(fitting, layer, sizes, rounds, limit, ticks)
-        busy = others.cores()
-        roofs = Roofs.measure(layer.values.dtype, layer.values.device)
-        timed = {subject.system.name: subject for subject in subjects}
-        rows = [_with_times(row, timed.get(row.name)) for row in rows]
-        timed.clear()
-        subjects.clear()
-        machine.give_back(layer.values.device)  # the modules' memory, before another process asks for it
-        if peak:
-            rows = _with_peaks(rows, layer, batch, ticks)
-    work = Workload.of(layer.pattern, batch, layer.values.dtype)
+        measured = _measure(layer, systems, sizes, rounds, memory_bytes, peak, progress)
     name = name or f"{sizes.out_features} x {sizes.in_features}"
+    work = Workload.of(layer.pattern, batch, layer.values.dtype)
     return Profile(
         name=name,
         sizes=sizes,
@@ -111,15 +90,52 @@ def profile(
         device=str(layer.values.device),
         rounds=rounds,
         kernel=kernels.explain(layer, batch),
-        machine=found,
-        other_cores=busy,
-        limit_bytes=limit,
-        rows=tuple(rows),
+        machine=measured.machine,
+        other_cores=measured.other_cores,
+        limit_bytes=measured.limit_bytes,
+        rows=tuple(measured.rows),
         portrait=Portrait.of(layer.pattern),
-        roofs=roofs,
+        roofs=measured.roofs,
         predicted=None if rates is None else conclude(work, rates, name),
         measured_at=datetime.now().astimezone().isoformat(timespec="seconds"),
     )
+
+
+class _Measured(NamedTuple):
+    """Of a profile, what was found of the machine and the systems."""
+
+    machine: machine.Machine
+    limit_bytes: int
+    rows: list[Row]
+    other_cores: float | None
+    roofs: Roofs
+
+
+def _measure(
+    layer: SparseLinear,
+    systems: Sequence[System],
+    sizes: Sizes,
+    rounds: int,
+    memory_bytes: int | None,
+    peak: bool,
+    progress: Progress | None,
+) -> _Measured:
+    """What fits, its times, the limits of the machine, and then peaks."""
+    dtype, device = layer.values.dtype, layer.values.device
+    found = machine.describe(device)
+    limit = _limit(memory_bytes, found.memory_available_bytes)
+    _require(OURS.bytes(sizes), sizes, limit)
+    rows = [_row(system, sizes, limit) for system in systems]
+    fitting = [system for system, row in zip(systems, rows, strict=True) if row.status == MEASURED]
+    ticks = Ticks(progress, len(fitting) * (1 + rounds + peak))
+    others = machine.OtherWork()
+    rows = _with_times(rows, time_in_rounds(fitting, layer, sizes, rounds, limit, ticks))
+    busy = others.cores()
+    roofs = Roofs.measure(dtype, device)
+    machine.give_back(device)  # the modules' memory, before another process asks for it
+    if peak:
+        rows = _with_peaks(rows, layer, sizes.batch, ticks)
+    return _Measured(found, limit, rows, busy, roofs)
 
 
 def _check_measurable(layer: SparseLinear, rates: Rates | None) -> None:
@@ -165,75 +181,6 @@ def select(baselines: str | Iterable[str]) -> list[System]:
     return [system for system in BASELINES.values() if system.name in asked]
 
 
-class _Ticks:
-    """Counts the steps of a profile and tells them."""
-
-    def __init__(self, progress: Progress | None, total: int) -> None:
-        self._progress, self._total, self._done = progress, total, 0
-
-    def next(self, stage: str, detail: str) -> None:
-        """Tell what begins now."""
-        if self._progress:
-            self._progress(self._done, self._total, stage, detail)
-        self._done += 1
-
-    def expect(self, more: int) -> None:
-        """There is more to do than was known."""
-        self._total += more
-
-
-def _time(
-    systems: Sequence[System], layer: SparseLinear, sizes: Sizes, rounds: int, limit: int, ticks: _Ticks
-) -> list[Subject]:
-    """Interleaved rounds over all systems; a system that torch refuses takes part as far as it runs."""
-    options: dict[str, Any] = {"device": layer.values.device, "dtype": layer.values.dtype}
-    x = torch.randn(sizes.batch, sizes.in_features, requires_grad=True, **options)
-    grad_output = torch.randn(sizes.batch, sizes.out_features, **options)
-    keep = _fit_together(systems, sizes, limit)
-    subjects = [Subject(system, layer, x, grad_output, keep) for system in systems]
-    for subject in subjects:
-        ticks.next("building and warming up", subject.system.name)
-        subject.warm_up()
-    _rounds(subjects, "timing", rounds, ticks)
-    _remeasure(subjects, rounds, ticks)
-    return subjects
-
-
-def _rounds(subjects: Sequence[Subject], stage: str, rounds: int, ticks: _Ticks) -> None:
-    for number in range(1, rounds + 1):
-        for subject in subjects:
-            ticks.next(stage, f"round {number} of {rounds}, {subject.system.name}")
-            subject.turn()
-
-
-def _remeasure(subjects: Sequence[Subject], rounds: int, ticks: _Ticks) -> None:
-    """More rounds of ours and of what cannot be told from it.
-
-    Who has left does not come back, so that the samples of a system are of the same rounds as as many
-    of the first samples of ours.
-    """
-    ours, *close = subjects
-    for _ in range(MOST_ROUNDS - 1):
-        close = [subject for subject in close if _undecided(ours, subject)]
-        if not close:
-            return
-        ticks.expect(rounds * (1 + len(close)))
-        _rounds((ours, *close), "timing again what is close", rounds, ticks)
-
-
-def _undecided(ours: Subject, other: Subject) -> bool:
-    """Whether more rounds might tell the two apart, by forward or by step."""
-    pairs = [(ours.timing(kind), other.timing(kind)) for kind in ("forward", "step")]
-    return any(a is not None and b is not None and difference(b, a).undecided for a, b in pairs)
-
-
-def _fit_together(systems: Sequence[System], sizes: Sizes, limit: int) -> bool:
-    """Whether the modules of all systems can live at once, beside the step of any one of them."""
-    ledgers = [system.bytes(sizes) for system in systems]
-    resident = sum(ledger.resident_bytes for ledger in ledgers)
-    return resident + max(needed_bytes(ledger, sizes) - ledger.resident_bytes for ledger in ledgers) <= limit
-
-
 def _row(system: System, sizes: Sizes, limit: int) -> Row:
     ledger = system.bytes(sizes)
     needed = needed_bytes(ledger, sizes)
@@ -241,9 +188,13 @@ def _row(system: System, sizes: Sizes, limit: int) -> Row:
     return Row(system.name, system.letter, system.text, status, ledger, needed)
 
 
-def _with_times(row: Row, subject: Subject | None) -> Row:
-    if subject is None:
-        return row
+def _with_times(rows: Sequence[Row], subjects: Sequence[Subject]) -> list[Row]:
+    """Rows of systems that were timed get what was found; others stay as they are."""
+    timed = {subject.system.name: subject for subject in subjects}
+    return [_with_time(row, timed[row.name]) if row.name in timed else row for row in rows]
+
+
+def _with_time(row: Row, subject: Subject) -> Row:
     return replace(
         row,
         status=REFUSED if "forward" in subject.refusals else MEASURED,
@@ -254,7 +205,7 @@ def _with_times(row: Row, subject: Subject | None) -> Row:
     )
 
 
-def _with_peaks(rows: Sequence[Row], layer: SparseLinear, batch: int, ticks: _Ticks) -> list[Row]:
+def _with_peaks(rows: Sequence[Row], layer: SparseLinear, batch: int, ticks: Ticks) -> list[Row]:
     results = []
     with saved(layer) as path:
         for row in rows:

@@ -189,8 +189,14 @@ def _activations(*sizes: int) -> Terms:
 
 def _product(work: Workload, rows: int, features: int, spread: Skew, widths: Widths, chip: Chip) -> Terms:
     """One product: ``rows`` sums over gathered ``features``, whose connections are spread like this."""
-    sizes = {"vector_bytes": chip.vector_bytes, "cache_bytes": chip.cache_bytes}
-    width = panel_width(work.batch, features, _summed(work), widths, **sizes)
+    width = panel_width(
+        work.batch,
+        features,
+        _summed(work),
+        widths,
+        vector_bytes=chip.vector_bytes,
+        cache_bytes=chip.cache_bytes,
+    )
     panels = ceil(work.batch / width)
     near = spread.share(chip.cache_bytes // (width * _summed(work)))
     line = max(width, LINE // _summed(work))  # no less comes from afar

@@ -25,6 +25,7 @@ from ...linear import SparseLinear
 from .. import compare, ledger, machine
 from ..clock import clock_of
 from ..ledger import Sizes
+from ..rounds import Progress
 from ..timing import Timing
 from .result import PREFER, Call, LayerRow, ModelProfile, ModelTimes
 
@@ -40,7 +41,7 @@ def profile_model(
     prefer: str = "step",
     rounds: int = 7,
     threads: int | None = None,
-    progress: compare.Progress | None = None,
+    progress: Progress | None = None,
 ) -> ModelProfile:
     """Measure which linear layers of a model are better sparse, and what that does to the model.
 

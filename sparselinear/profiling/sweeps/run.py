@@ -23,6 +23,7 @@ from .. import compare, machine
 from ..baselines import OURS
 from ..machine import Machine
 from ..result import Profile
+from ..rounds import Progress
 from .grid import Cell, Grid
 from .journal import Journal
 from .measured import Measured, predicted_s
@@ -165,7 +166,7 @@ class _Run:
         if free is not None and needed > free:
             raise MemoryError(f"its pattern needs {needed:,} bytes, {free:,} bytes can be used")
 
-    def _profile(self, adjacency: Any, batch: int, rounds: int, progress: compare.Progress | None) -> Profile:
+    def _profile(self, adjacency: Any, batch: int, rounds: int, progress: Progress | None) -> Profile:
         return compare.profile(
             adjacency,
             batch=batch,
