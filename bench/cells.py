@@ -136,6 +136,10 @@ CELLS = [
     Cell("200,000 x 200,000, 20 a row", partial(fixed_fan_in, 200_000, 20), 32, _NAMED, True),
     *(_square(density, 256) for density in (0.4, 0.6)),
     *(Cell(_percent(0.01), partial(uniform, 4096, 0.01), batch, _SMALL_BATCH) for batch in (1, 4)),
+    *(
+        Cell("100,000 x 100,000, 2 a row", partial(uniform, 100_000, 2e-5), b, (NEVER_BEHIND,))
+        for b in (1, 16)
+    ),
     Cell(_percent(0.001), partial(uniform, 4096, 0.001), 256, _FEATURE_MAJOR, layout=FEATURE_MAJOR),
     Cell(
         "arrow 46,500",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import compiled
@@ -40,6 +41,23 @@ def hubs(rows: int, columns: int) -> sp.csr_array:
     return sp.csr_array((np.ones(indices.size), indices, offsets), shape=(rows, columns))
 
 
+def of_lengths(lengths: Sequence[int], columns: int) -> sp.csr_array:
+    """A sparse matrix whose rows have so many connections, anywhere."""
+    rng = np.random.default_rng(0)
+    places = [np.sort(rng.choice(columns, length, replace=False)) for length in lengths]
+    offsets = np.cumsum([0, *lengths])
+    return sp.csr_array(
+        (np.ones(offsets[-1]), np.concatenate(places), offsets), shape=(len(lengths), columns)
+    )
+
+
+def drawn_lengths(rows: int, mean: float) -> list[int]:
+    """Lengths that a processor cannot foresee, with one of 40 now and then."""
+    lengths = np.random.default_rng(0).poisson(mean, rows)
+    lengths[rows // 3 :: 1000] = 40
+    return lengths.tolist()
+
+
 # Around multiples of 2, 4, 8 and 16 lanes, of 1 to 4 vectors, and of several panels.
 BATCHES = [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 47, 48, 49, 63, 64, 65, 127, 129, 255, 257, 1024, 1025]
 
@@ -68,6 +86,21 @@ SKEWED = [
     ),
     Case("one row", "all work is one cut row", with_long_rows({0: 40009}, 1, 40009)),
     Case("hubs", "a few rows have most of the connections", hubs(300, 50021)),
+]
+
+# 128 rows of fewer than 32 connections in the mean are gone through by connections for dot products; for sums
+# in memory, those of fewer than 2, of a single sample 5, and 6 where lengths vary and there are 2**15 rows.
+SHORT = [
+    Case("one in the mean", "empty rows, and one of 40", of_lengths(drawn_lengths(499, 1), 601)),
+    Case("diagonal", "one each", sp.csr_array(np.eye(211, 307))),
+    Case("lengths vary", "less than 6 in the mean, of few columns", of_lengths(drawn_lengths(2053, 4), 97)),
+    Case("all alike", "less than 6 too, but foreseen", of_lengths([4] * 300, 97)),
+    Case("many rows", "more than a processor remembers", of_lengths(drawn_lengths(33013, 4), 53)),
+    Case(
+        "as many as fit",
+        "one connection less than 32 a row, the last of them alone; then 32; none; and up to 33",
+        of_lengths([32] * 126 + [62, 1] + [32] * 128 + [0] * 100 + list(range(34)), 211),
+    ),
 ]
 
 NEARLY_FULL = Case("nine in ten", "written out with its zeros", random_matrix(211, 1031, 0.9))

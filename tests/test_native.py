@@ -2,9 +2,9 @@
 
 What the sizes are chosen for, from sparselinear/kernels/csrc: a vector holds 2 to 16 samples and a panel up
 to 64; a chunk of rows costs 4096 to 32768 connections, and a row that is longer is cut; 3 to 16 rows of a
-denser pattern go side by side, and a nearly full one is written out with its zeros, 96 rows and 64 to 512
-columns at a time, for up to 512 samples. Sizes of the caches are those of the machine, so sizes here leave
-room on both sides. Threads are in test_native_threads.py.
+denser pattern go side by side, short ones are gone through by connections, and a nearly full W is written out
+with its zeros, 96 rows and 64 to 512 columns at a time, for up to 512 samples. Sizes of the caches are those
+of the machine, so sizes here leave room on both sides. Threads are in test_native_threads.py.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from native_cases import (
     DENSE,
     NATIVE,
     NEARLY_FULL,
+    SHORT,
     SKEWED,
     SWEPT,
     check,
@@ -108,6 +109,17 @@ def test_rows_longer_than_a_chunk(case: Case, transposed: bool, batch: int) -> N
         check(short, given, truth)
         with threads(2):
             check(long, given.laid_out(LAYOUTS["feature-major"]), truth)
+
+
+@each(SHORT)
+@pytest.mark.parametrize("batch", [1, 2, 5, 8, 15, 16, 31, 64, 130])
+@each_dtype
+def test_short_rows(case: Case, batch: int, dtype: torch.dtype) -> None:
+    for pattern in (pattern_of(case), pattern_of(case, torch.int64).transposed):
+        given = arguments(pattern, batch, dtype)
+        truth = sparse_oracle(pattern, *given)
+        check(pattern, given, truth)
+        check(pattern, given.laid_out(LAYOUTS["feature-major"]), truth)
 
 
 @each(DENSE)
@@ -193,7 +205,7 @@ def test_drawn_patterns(call: tuple[SparsityPattern, Arguments, int]) -> None:
 # ------------------------------------------------------------------------- what is not a number
 
 
-@each([SWEPT[0], NEARLY_FULL])
+@each([SWEPT[0], SHORT[0], NEARLY_FULL])
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 @pytest.mark.parametrize("batch", [1, 5, 40, 70, 1100])
 @pytest.mark.parametrize("layout", ["batch-major", "feature-major"])

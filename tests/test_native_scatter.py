@@ -11,7 +11,7 @@ import scipy.sparse as sp
 import torch
 from cases import Case
 from compiled import LAYOUTS, arguments, arrow, each, pattern_of, random_matrix, sparse_oracle, threads
-from native_cases import needs_native
+from native_cases import drawn_lengths, needs_native, of_lengths
 from reference import assert_close
 from torch import Tensor
 
@@ -43,6 +43,11 @@ CASES = [
         arrow(9001, 3000, 3000),
     ),
     Case("full", "every row has every column", random_matrix(270, 131, 1.1)),
+    Case(
+        "short rows",
+        "by connections, and between them rows of 8 that are not; some have none",
+        of_lengths(drawn_lengths(13001, 3) + [8] * 300 + [0] * 200 + drawn_lengths(13001, 3), 53),
+    ),
     Case("fewer connections than pieces", "pieces of nothing", sp.csr_array(np.eye(3, 5))),
     Case("none", "no connection at all", sp.csr_array((41, 43))),
 ]

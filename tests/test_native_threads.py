@@ -10,7 +10,18 @@ import pytest
 import torch
 from cases import Case
 from compiled import LAYOUTS, arguments, arrow, each, pattern_of, random_matrix, sparse_oracle, threads
-from native_cases import DENSE, NATIVE, SWEPT, check, each_dtype, needs_native, products, with_long_rows
+from native_cases import (
+    DENSE,
+    NATIVE,
+    SWEPT,
+    check,
+    drawn_lengths,
+    each_dtype,
+    needs_native,
+    of_lengths,
+    products,
+    with_long_rows,
+)
 
 from sparselinear import interop
 
@@ -24,6 +35,7 @@ SHARED = [
     Case("dense", "too many connections for a wave of two panels", random_matrix(499, 601, 0.9)),
     Case("cut rows", "pieces of long rows are added up", with_long_rows({3: 12007, 4: 11003}, 11, 12007)),
     Case("cut columns", "and of long columns", with_long_rows({3: 12007, 4: 11003}, 11, 12007).T),
+    Case("short rows", "by connections", of_lengths(drawn_lengths(33013, 4), 601)),
 ]
 
 

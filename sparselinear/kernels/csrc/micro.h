@@ -35,6 +35,9 @@ template <class I>
 struct Span {
   const I* offsets;
   int64_t rows;
+  int64_t connections() const {
+    return offsets[rows] - offsets[0];
+  }
 };
 
 // Some columns of W.

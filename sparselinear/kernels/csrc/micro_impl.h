@@ -2,46 +2,9 @@
 #pragma once
 
 #include "gathered_dot.h"
-#include "micro.h"
+#include "short_rows.h"
 
 namespace sparselinear {
-
-// Where rows of W numbers are gathered from. A near panel is packed and needs no fetching ahead, and the
-// compiler knows the distance of its rows. The loops have a copy of their own, and of the sparse matrix, for
-// what they store might change another, as far as the compiler knows: with rows of four connections, forward
-// took 1.7 times as long with neither, and 1.15 times with the copies alone.
-template <int W, bool kNear, class A>
-struct Source {
-  const A* data;
-  int64_t stride, ahead;
-  const A* row(int64_t f) const {
-    return data + f * (kNear ? W : stride);
-  }
-};
-
-// Whether loops come in variants, for near panels and for rows of few connections. With variants of those for
-// few samples, for panels in place and for 64-bit indices too, they would take twice as long to compile.
-template <int L, int V, class A, class I>
-constexpr bool kVariants = L == kLanes<A> && V < kMostVectors && sizeof(I) == 4;
-
-// Calls run(source) for a panel of W samples.
-template <int W, bool kVaries, class A, class Run>
-__attribute__((always_inline)) inline void with_source(const Panel<A>& panel, const Run& run) {
-  if constexpr (kVaries)
-    if (panel.stride == W && panel.ahead == 0) return run(Source<W, true, A>{panel.data, W, 0});
-  run(Source<W, false, A>{panel.data, panel.stride, panel.ahead});
-}
-
-// Asks for the rows that `count` connections will read, source.ahead after k, of `nnz`. Inlined, as a
-// compiler drops a call that does nothing else.
-template <int W, bool kNear, class A, class I>
-__attribute__((always_inline)) inline void fetch(const Source<W, kNear, A>& source, const I* index, int64_t k,
-                                                 int64_t count, int64_t nnz) {
-  if (kNear || !source.ahead) return;
-  const int64_t end = std::min(k + source.ahead + count, nnz);
-  for (k += source.ahead; k < end; ++k)
-    for (int i = 0; i < W; i += kPerLine<A>) __builtin_prefetch(source.row(index[k]) + i);
-}
 
 // Independent sums, which hide the latency of an addition: as many as make `most` vectors together.
 template <int V>
@@ -146,9 +109,12 @@ void multiply_rows(Source<L * V, kNear, A> source, Sparse<A, I> w, Span<I> span,
 template <int L, int V, class A, class I>
 void multiply(const Panel<A>& panel, const Sparse<A, I>& w, Span<I> span, Rows<A> sums) {
   const double entries = static_cast<double>(span.rows) * panel.features;
-  const bool abreast = panel.ahead == 0 && span.offsets[span.rows] - span.offsets[0] >= kShared * entries;
-  with_source<L * V, kVariants<L, V, A, I>>(
-      panel, [&](auto source) { multiply_rows<L, V>(source, w, span, abreast, sums); });
+  const bool abreast = panel.ahead == 0 && span.connections() >= kShared * entries;
+  with_source<L * V, kVariants<L, V, A, I>>(panel, [&](auto source) {
+    if constexpr (V <= kMostByConnections)
+      if (by_connections<L>(w, span)) return multiply_connections<L, V>(source, w, span, sums);
+    multiply_rows<L, V>(source, w, span, abreast, sums);
+  });
 }
 
 // How far ahead the rows of x are asked for, where they are a part of longer ones. The processor does so by
@@ -233,21 +199,17 @@ void multiply_and_dot_rows(Source<L * V, kNear, A> source, Sparse<A, I> w, Span<
   }
 }
 
-// Connections a row, in the mean, from which on rows are long. Time of the loops for long rows over that of
-// those for short ones, both gradients, panels of two vectors, Zen 5: 4 connections a row 1.7, 20 1.1,
-// 40 1.0, 80 0.87, 400 0.8.
-constexpr int64_t kLongRow = 32;
-
 template <int L, int V, bool kSum, class A, class I>
 void multiply_and_dot(const Panel<A>& panel, const Sparse<A, I>& w, Span<I> span, Rows<const A> x, bool add,
                       Rows<A> sums, A* dots) {
   constexpr bool kVaries = kVariants<L, V, A, I>;
-  const bool are_long = !kVaries || span.offsets[span.rows] - span.offsets[0] >= kLongRow * span.rows;
+  const bool are_short = has_short_rows(span);
   with_source<L * V, kVaries>(panel, [&](auto source) {
-    if (are_long)
-      multiply_and_dot_rows<L, V, kSum, true>(source, w, span, x, add, sums, dots);
-    else if constexpr (kVaries)
-      multiply_and_dot_rows<L, V, kSum, false>(source, w, span, x, add, sums, dots);
+    if constexpr (!kSum)
+      if (are_short) return dot_connections<L, V>(source, w, span, x, add, dots);
+    if constexpr (kSum && kVaries)
+      if (are_short) return multiply_and_dot_rows<L, V, true, false>(source, w, span, x, add, sums, dots);
+    multiply_and_dot_rows<L, V, kSum, true>(source, w, span, x, add, sums, dots);
   });
 }
 
@@ -294,11 +256,19 @@ template <int L, int V, class A, class I>
 void scatter(const Panel<A>& panel, const Sparse<A, I>& w, const Chunk& chunk, const Columns<I>& columns,
              A* sums) {
   int64_t k = chunk.begin.connection;
-  for (int64_t r = chunk.begin.row; k < chunk.end.connection; ++r) {
-    const int64_t end = std::min<int64_t>(w.offsets[r + 1], chunk.end.connection);
-    if (columns.first > 0) k += count_below(w.index + k, end - k, columns.first);
-    add_to_rows<L, V>(panel.row(r), w.index + k, w.values + k, end - k, columns.limit, sums);
-    k = end;
+  for (int64_t first = chunk.begin.row; k < chunk.end.connection; first += kBlock) {
+    const Span<I> span{w.offsets + first, std::min(kBlock, w.rows - first)};
+    const int64_t last = std::min<int64_t>(span.offsets[span.rows], chunk.end.connection);
+    if (scatters_connections(span)) {
+      scatter_connections<L, V>(panel.row(first), panel.stride, w, span, k, last, columns, sums);
+      k = last;
+    }
+    for (int64_t r = first; k < last; ++r) {
+      const int64_t end = std::min<int64_t>(w.offsets[r + 1], last);
+      if (columns.first > 0) k += count_below(w.index + k, end - k, columns.first);
+      add_to_rows<L, V>(panel.row(r), w.index + k, w.values + k, end - k, columns.limit, sums);
+      k = end;
+    }
   }
 }
 

@@ -4,9 +4,9 @@
 #include <algorithm>
 #include <type_traits>
 
-#include "packing.h"
 #include "parallel.h"
 #include "scratch.h"
+#include "short_rows.h"
 
 namespace sparselinear {
 
@@ -22,19 +22,35 @@ void outer(const I* offsets, const I* columns, const Activations<const S>& grad_
     if (in_place) x = input.data;
   if (!in_place)
     for (int64_t f = 0; f < input.features; ++f) scratch.as<A>()[f] = load_one(input.at(0, f));
+  // grad_values first to last, gradient(k) being of grad_output.
+  const auto multiply = [&](int64_t first, int64_t last, const auto& gradient) {
+    if constexpr (std::is_same_v<A, S>) {
+#pragma GCC ivdep
+      for (int64_t k = first; k < last; ++k) grad_values[k] = gradient(k) * x[columns[k]];
+    } else {
+      for (int64_t k = first; k < last; ++k) store_one(grad_values + k, gradient(k) * x[columns[k]]);
+    }
+  };
   const int64_t rows = grad_output.features;
   torch::stable::parallel_for(0, nnz, 1 << 14, [&](int64_t first, int64_t last) {
     int64_t row = std::upper_bound(offsets, offsets + rows + 1, static_cast<I>(first)) - offsets - 1;
-    for (int64_t k = first; k < last; ++row) {
-      const A gradient = load_one(grad_output.at(0, row));
-      const int64_t stop = std::min<int64_t>(last, offsets[row + 1]);
-      if constexpr (std::is_same_v<A, S>) {
-#pragma GCC ivdep
-        for (int64_t c = k; c < stop; ++c) grad_values[c] = gradient * x[columns[c]];
+    for (int64_t k = first; k < last;) {
+      const Span<I> span{offsets + row, std::min(kBlock, rows - row)};
+      const int64_t stop = std::min<int64_t>(last, span.offsets[span.rows]);
+      const auto of_row = [&](int64_t r) { return load_one(grad_output.at(0, row + r)); };
+      if (has_short_rows(span)) {
+        const OfRows<A> gradient(span, of_row);
+        multiply(k, stop, [&](int64_t c) { return gradient[c]; });
+        k = stop;
       } else {
-        for (int64_t c = k; c < stop; ++c) store_one(grad_values + c, gradient * x[columns[c]]);
+        for (int64_t r = 0; k < stop; ++r) {
+          const int64_t end = std::min<int64_t>(stop, span.offsets[r + 1]);
+          const A gradient = of_row(r);
+          multiply(k, end, [=](int64_t) { return gradient; });
+          k = end;
+        }
       }
-      k = stop;
+      row += span.rows;
     }
   });
 }
