@@ -89,13 +89,13 @@ SKEWED = [
 ]
 
 # 128 rows of fewer than 32 connections in the mean are gone through by connections for dot products; for sums
-# in memory, those of fewer than 2, of a single sample 5, and 6 where lengths vary and there are 2**15 rows.
+# in memory, those of fewer than 2, of a single sample 5, and 8 where lengths vary and there are 2**15 rows.
 SHORT = [
     Case("one in the mean", "empty rows, and one of 40", of_lengths(drawn_lengths(499, 1), 601)),
     Case("diagonal", "one each", sp.csr_array(np.eye(211, 307))),
-    Case("lengths vary", "less than 6 in the mean, of few columns", of_lengths(drawn_lengths(2053, 4), 97)),
-    Case("all alike", "less than 6 too, but foreseen", of_lengths([4] * 300, 97)),
-    Case("many rows", "more than a processor remembers", of_lengths(drawn_lengths(33013, 4), 53)),
+    Case("lengths vary", "less than 8 in the mean, of few columns", of_lengths(drawn_lengths(2053, 4), 97)),
+    Case("all alike", "less than 8 too, but foreseen", of_lengths([4] * 300, 97)),
+    Case("many rows", "more than a processor remembers", of_lengths(drawn_lengths(33013, 5), 53)),
     Case(
         "as many as fit",
         "one connection less than 32 a row, the last of them alone; then 32; none; and up to 33",

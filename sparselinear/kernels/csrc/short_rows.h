@@ -70,12 +70,12 @@ bool lengths_vary(const Span<I>& span) {
 // mean, in any pattern, of a single sample and of more; and, where lengths vary and the rows are more than
 // the processor remembers, below kFew. Time row by row over that by connections, batch 1, 4, 16, 32, Zen 5:
 //   100,000 rows, lengths vary    1 a row 4.7, 2.6, 2.1, 1.6    2 a row 3.9, 1.8, 1.4, 1.2
-//                                 3 a row 2.9, 1.6, 1.2, 1.1    6 a row 1.8, 1.2, 1.2, 1.0
+//                                 3 a row 2.9, 1.6, 1.2, 1.1    8 a row 1.4, 1.2, 1.1, 1.0
 //   100,000 rows, all alike       1 a row 1.7, 1.0, 1.0, 1.0    4 a row 1.1, 0.9, 1.0, 1.0
 // Batch 4, lengths vary, 1, 2 and 4 a row: 4,000 rows 1.1, 1.0, 0.8; 16,000 1.2, 1.0, 0.8;
 // 32,000 1.5, 1.4, 1.2.
 constexpr int kMostByConnections = 2;
-constexpr int64_t kFewOfOne = 5, kFewOfMore = 2, kFew = 6, kManyRows = 1 << 15;
+constexpr int64_t kFewOfOne = 5, kFewOfMore = 2, kFew = 8, kManyRows = 1 << 15;
 
 template <int L, class A, class I>
 bool by_connections(const Sparse<A, I>& w, const Span<I>& span) {
