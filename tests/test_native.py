@@ -9,7 +9,9 @@ of the machine, so sizes here leave room on both sides. Threads are in test_nati
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import compiled
 import hypothesis
@@ -111,26 +113,27 @@ def test_rows_longer_than_a_chunk(case: Case, transposed: bool, batch: int) -> N
             check(long, given.laid_out(LAYOUTS["feature-major"]), truth)
 
 
+def check_both_ways(case: Case, batch: int, dtype: torch.dtype, truth_of: Callable[..., Any]) -> None:
+    """A pattern and its transpose, of either type of indices, in both layouts."""
+    for pattern in (pattern_of(case), pattern_of(case, torch.int64).transposed):
+        given = arguments(pattern, batch, dtype)
+        truth = truth_of(pattern, *given)
+        check(pattern, given, truth)
+        check(pattern, given.laid_out(LAYOUTS["feature-major"]), truth)
+
+
 @each(SHORT)
 @pytest.mark.parametrize("batch", [1, 2, 5, 8, 15, 16, 31, 64, 130])
 @each_dtype
 def test_short_rows(case: Case, batch: int, dtype: torch.dtype) -> None:
-    for pattern in (pattern_of(case), pattern_of(case, torch.int64).transposed):
-        given = arguments(pattern, batch, dtype)
-        truth = sparse_oracle(pattern, *given)
-        check(pattern, given, truth)
-        check(pattern, given.laid_out(LAYOUTS["feature-major"]), truth)
+    check_both_ways(case, batch, dtype, sparse_oracle)
 
 
 @each(DENSE)
 @pytest.mark.parametrize("batch", [1, 2, 7, 16, 31, 64, 130, 600])
 @each_dtype
 def test_dense_patterns(case: Case, batch: int, dtype: torch.dtype) -> None:
-    for pattern in (pattern_of(case), pattern_of(case, torch.int64).transposed):
-        given = arguments(pattern, batch, dtype)
-        truth = oracle(pattern, *given)
-        check(pattern, given, truth)
-        check(pattern, given.laid_out(LAYOUTS["feature-major"]), truth)
+    check_both_ways(case, batch, dtype, oracle)
 
 
 @pytest.fixture(scope="module")
