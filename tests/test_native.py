@@ -79,6 +79,13 @@ def test_one_sample_and_rows_of_every_length(dtype: torch.dtype) -> None:
         check(pattern, given, oracle(pattern, *given))
 
 
+@each_dtype
+def test_one_sample_keeps_the_sign_of_zero(dtype: torch.dtype) -> None:
+    grad_output = torch.tensor([[-0.0, 0.0, 2.0]], dtype=dtype)
+    found = NATIVE.sddmm(interop.to_pattern(np.eye(3)), grad_output, torch.ones(1, 3, dtype=dtype))
+    assert torch.equal(found.signbit(), grad_output[0].signbit())
+
+
 @each(SWEPT)
 @pytest.mark.parametrize("expanded", EXPANDED)
 @pytest.mark.parametrize("batch", [1, 5, 40, 70])
