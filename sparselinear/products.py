@@ -196,7 +196,8 @@ class Sddmm(_Product):
 
 def autocasts(device: torch.device) -> bool:
     """Whether autocast is enabled for a device."""
-    return device.type != "meta" and torch.is_autocast_enabled(device.type)
+    kind = device.type
+    return kind != "meta" and torch.is_autocast_enabled(kind)
 
 
 def is_transformed() -> bool:

@@ -89,11 +89,19 @@ SKEWED = [
 ]
 
 # 128 rows of fewer than 32 connections in the mean are gone through by connections for dot products; for sums
-# in memory, those of fewer than 2, of a single sample 5, and 8 where lengths vary and there are 2**15 rows.
+# in memory, those of fewer than 2, of a single sample 3, and of more 8 where lengths vary and there are 2**15
+# rows. With a single sample, those whose lengths vary are sums of products that were taken before.
 SHORT = [
     Case("one in the mean", "empty rows, and one of 40", of_lengths(drawn_lengths(499, 1), 601)),
     Case("diagonal", "one each", sp.csr_array(np.eye(211, 307))),
     Case("lengths vary", "less than 8 in the mean, of few columns", of_lengths(drawn_lengths(2053, 4), 97)),
+    Case("up to 60", "several vectors of products a row", of_lengths(drawn_lengths(1019, 20), 601)),
+    Case(
+        "a hub among them",
+        "one row has nearly all the products that there is room for",
+        of_lengths([*([0, 1] * 50), 3950, *([17, 0] * 3), 3] + [1, 0, 2] * 40, 4001),
+    ),
+    Case("alternately", "no room is left", of_lengths([31, 32] * 63 + [33, 31, 30, 32], 211)),
     Case("all alike", "less than 8 too, but foreseen", of_lengths([4] * 300, 97)),
     Case("many rows", "more than a processor remembers", of_lengths(drawn_lengths(33013, 5), 53)),
     Case(

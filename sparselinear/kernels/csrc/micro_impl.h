@@ -1,7 +1,7 @@
 // Definition of the inner loops that micro.h declares.
 #pragma once
 
-#include "gathered_dot.h"
+#include "gathered.h"
 #include "short_rows.h"
 
 namespace sparselinear {
@@ -17,8 +17,8 @@ template <int L, int V, bool kNear, class A, class I>
 __attribute__((always_inline)) inline void weighted_sum(const Source<L * V, kNear, A>& source,
                                                         const Sparse<A, I>& w, int64_t first, int64_t last,
                                                         bool add, A* sum) {
-  if constexpr (L == 1 && kGathers<I>)
-    if (source.stride == 1 && last - first >= kLeastGathered) {
+  if constexpr (L == 1)
+    if (source.stride == 1) {
       const A found = gathered_dot(source.data, w.index + first, w.values + first, last - first);
       *sum = add ? *sum + found : found;
       return;
@@ -113,6 +113,8 @@ void multiply(const Panel<A>& panel, const Sparse<A, I>& w, Span<I> span, Rows<A
   with_source<L * V, kVariants<L, V, A, I>>(panel, [&](auto source) {
     if constexpr (V <= kMostByConnections)
       if (by_connections<L>(w, span)) return multiply_connections<L, V>(source, w, span, sums);
+    if constexpr (L == 1)
+      if (source.stride == 1 && by_products(span)) return multiply_products(source.data, w, span, sums);
     multiply_rows<L, V>(source, w, span, abreast, sums);
   });
 }
@@ -224,6 +226,14 @@ inline void add_to_rows(const A* row, const I* index, const A* values, int64_t c
   for (int v = 0; v < V; ++v) x[v] = load<L>(row + v * L);
   const auto at = [=](int64_t k) { return sums + index[k] * static_cast<int64_t>(L * V); };
   int64_t k = 0;
+  if constexpr (L * V == 1) {  // 0.65 to 0.8 of the time of the loop below
+    constexpr int N = kGathered<A>;
+    for (; k + N <= count && index[k + N - 1] < limit; k += N) {
+      const auto sum = gathered(sums, index + k) + load<N>(values + k) * row[0];
+#pragma GCC unroll 4
+      for (int i = 0; i < N; ++i) *at(k + i) = sum[i];
+    }
+  }
   for (; k + kTogether <= count && index[k + kTogether - 1] < limit; k += kTogether) {
     Vec sum[kTogether][V];
 #pragma GCC unroll 8

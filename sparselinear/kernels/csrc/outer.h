@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <type_traits>
 
+#include "gathered.h"
 #include "parallel.h"
 #include "scratch.h"
 #include "short_rows.h"
@@ -14,7 +15,7 @@ namespace sparselinear {
 template <class A, class S, class I>
 void outer(const I* offsets, const I* columns, const Activations<const S>& grad_output,
            const Activations<const S>& input, int64_t nnz, S* grad_values) {
-  // 16 numbers are gathered by one instruction where they lie side by side, in the type of the product.
+  // Gathered where they are if they lie side by side, in the type of the product.
   const bool in_place = std::is_same_v<A, S> && input.feature_stride == 1;
   const Scratch scratch(in_place ? 0 : input.features * sizeof(A));
   const A* x = scratch.as<A>();
@@ -22,14 +23,18 @@ void outer(const I* offsets, const I* columns, const Activations<const S>& grad_
     if (in_place) x = input.data;
   if (!in_place)
     for (int64_t f = 0; f < input.features; ++f) scratch.as<A>()[f] = load_one(input.at(0, f));
-  // grad_values first to last, gradient(k) being of grad_output.
-  const auto multiply = [&](int64_t first, int64_t last, const auto& gradient) {
-    if constexpr (std::is_same_v<A, S>) {
-#pragma GCC ivdep
-      for (int64_t k = first; k < last; ++k) grad_values[k] = gradient(k) * x[columns[k]];
-    } else {
-      for (int64_t k = first; k < last; ++k) store_one(grad_values + k, gradient(k) * x[columns[k]]);
+  // grad_values first to last; gradient(k) is of grad_output, for kGathered connections from k on.
+  const auto multiply = [=](int64_t first, int64_t last, const auto& gradient) {
+    constexpr int N = kGathered<A>;
+    const auto step = [&](int64_t k) __attribute__((always_inline)) {
+      store<N>(grad_values + k, gradient(k) * gathered(x, columns + k));
+    };
+    int64_t k = first;
+    for (; k + 2 * N <= last; k += 2 * N) {
+      step(k);
+      step(k + N);
     }
+    for (; k < last; ++k) store_one(grad_values + k, gradient(k)[0] * x[columns[k]]);
   };
   const int64_t rows = grad_output.features;
   torch::stable::parallel_for(0, nnz, 1 << 14, [&](int64_t first, int64_t last) {
@@ -40,12 +45,12 @@ void outer(const I* offsets, const I* columns, const Activations<const S>& grad_
       const auto of_row = [&](int64_t r) { return load_one(grad_output.at(0, row + r)); };
       if (has_short_rows(span)) {
         const OfRows<A> gradient(span, of_row);
-        multiply(k, stop, [&](int64_t c) { return gradient[c]; });
+        multiply(k, stop, [&](int64_t c) { return load<kGathered<A>>(&gradient[c]); });
         k = stop;
       } else {
         for (int64_t r = 0; k < stop; ++r) {
           const int64_t end = std::min<int64_t>(stop, span.offsets[r + 1]);
-          const A gradient = of_row(r);
+          const auto gradient = of_row(r) - Vector<A, kGathered<A>>{};  // a zero keeps its sign
           multiply(k, end, [=](int64_t) { return gradient; });
           k = end;
         }

@@ -6,13 +6,13 @@
 
 namespace sparselinear {
 
-// Connections times vectors that are worth a task of their own: about 10 microseconds.
-constexpr int64_t kLeastCost = 32768;
+// Connections times vectors of a chunk: about 10 microseconds.
+constexpr int64_t kChunkCost = 32768;
 
 // The cost of a chunk, where a connection takes so many vectors. Chunks of panels in place are small, so that
 // what the panels of a chunk have in common, lines and pages that lie in a row, is still at hand.
-inline int64_t least_cost(bool in_place, int64_t vectors) {
-  return kLeastCost / std::max<int64_t>(vectors, 1) / (in_place && vectors ? 64 : 1);
+inline int64_t chunk_cost(bool in_place, int64_t vectors) {
+  return kChunkCost / std::max<int64_t>(vectors, 1) / (in_place && vectors ? 64 : 1);
 }
 
 // All threads on the chunks of all panels. Calls compute(panel, slice, chunk, pieces), and finish(slice,
@@ -57,7 +57,7 @@ void spmm(const Plan<A, I>& plan, const Sparse<A, I>& w, const Activations<const
   const auto packing = sparselinear::packing<A, S>(plan.micro.lanes);
   const int64_t width = plan.micro.width;
   const Panels<A, S> panels(input, packing, plan);
-  const auto chunks = cut(w, least_cost(panels.in_place(), width / kLanes<A>));
+  const auto chunks = cut(w, chunk_cost(panels.in_place(), width / kLanes<A>));
   const auto compute = [&](const Panel<A>& panel, const Slice& slice, int64_t chunk, Pieces<A>& pieces) {
     const auto rows = [&](int64_t first, int64_t last) {
       alignas(64) A tile[kBlock * kMostWidth<A>];
@@ -102,7 +102,7 @@ void backward(const Plan<A, I>& plan, const Sparse<A, I>& w, bool sum,
   const int64_t width = plan.micro.width, nnz = w.nnz();
   const auto loop = sum ? plan.micro.multiply_and_dot : plan.micro.dot;
   const Panels<A, S> panels(grad_output, packing, plan);
-  const auto chunks = cut(w, least_cost(panels.in_place(), 2 * width / kLanes<A>));
+  const auto chunks = cut(w, chunk_cost(panels.in_place(), 2 * width / kLanes<A>));
   // Dot products are added to those of the panels before, or begin anew, in `dots`.
   const auto compute = [&](const Panel<A>& panel, const Slice& slice, int64_t chunk, Pieces<A>& pieces,
                            bool add, A* dots) {

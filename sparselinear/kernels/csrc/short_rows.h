@@ -6,6 +6,7 @@
 // where a row ends. Sums, or the rows of x, are in memory then and not in registers, which is the price.
 #pragma once
 
+#include "gathered.h"
 #include "source.h"
 
 namespace sparselinear {
@@ -37,7 +38,7 @@ class OfRows {
       } while (to < end);
     }
   }
-  T operator[](int64_t k) const {
+  const T& operator[](int64_t k) const {
     return values_[k - first_];
   }
 
@@ -72,21 +73,21 @@ bool lengths_vary(const Span<I>& span) {
 }
 
 // Whether forward goes by connections: rows of up to so many vectors; below so many connections a row, in the
-// mean, in any pattern, of a single sample and of more; and, where lengths vary and the rows are more than
-// the processor remembers, below kFew. Time row by row over that by connections, batch 1, 4, 16, 32, Zen 5:
-//   100,000 rows, lengths vary    1 a row 4.7, 2.6, 2.1, 1.6    2 a row 3.9, 1.8, 1.4, 1.2
-//                                 3 a row 2.9, 1.6, 1.2, 1.1    8 a row 1.4, 1.2, 1.1, 1.0
-//   100,000 rows, all alike       1 a row 1.7, 1.0, 1.0, 1.0    4 a row 1.1, 0.9, 1.0, 1.0
+// mean, in any pattern, of a single sample and of more; and of more, where lengths vary and the rows are more
+// than the processor remembers, below kFew. Time row by row over that by connections, batch 4, 16, 32, Zen 5:
+//   100,000 rows, lengths vary    1 a row 2.6, 2.1, 1.6    2 a row 1.8, 1.4, 1.2
+//                                 3 a row 1.6, 1.2, 1.1    8 a row 1.2, 1.1, 1.0
+//   100,000 rows, all alike       1 a row 1.0, 1.0, 1.0    4 a row 0.9, 1.0, 1.0
 // Batch 4, lengths vary, 1, 2 and 4 a row: 4,000 rows 1.1, 1.0, 0.8; 16,000 1.2, 1.0, 0.8;
 // 32,000 1.5, 1.4, 1.2.
 constexpr int kMostByConnections = 2;
-constexpr int64_t kFewOfOne = 5, kFewOfMore = 2, kFew = 8, kManyRows = 1 << 15;
+constexpr int64_t kFewOfOne = 3, kFewOfMore = 2, kFew = 8, kManyRows = 1 << 15;
 
 template <int L, class A, class I>
 bool by_connections(const Sparse<A, I>& w, const Span<I>& span) {
   const int64_t connections = span.connections();
-  return connections < (L == 1 ? kFewOfOne : kFewOfMore) * span.rows ||
-         (connections < kFew * span.rows && w.rows >= kManyRows && lengths_vary(span));
+  if (connections < (L == 1 ? kFewOfOne : kFewOfMore) * span.rows) return true;
+  return L > 1 && connections < kFew * span.rows && w.rows >= kManyRows && lengths_vary(span);
 }
 
 template <int L, int V, bool kNear, class A, class I>
@@ -99,6 +100,63 @@ void multiply_connections(Source<L * V, kNear, A> source, Sparse<A, I> w, Span<I
   for (int64_t k = span.offsets[0]; k < last; ++k) {
     fetch(source, w.index, k, 1, nnz);
     add_to<L, V>(sums.row(row_of[k]), w.values[k], source.row(w.index[k]));
+  }
+}
+
+// Whether forward of a single sample goes by products: those of all connections first, then the sums of as
+// many rows as a vector has lanes together, with zeros in the lanes that are beyond a row. ns a row and
+// thread as dot products and by products, 4096 features, Zen 5, lengths vary:
+//   connections a row     1          4           8           12          20          31
+//   float32               7.8, 2.4   11.5, 3.1   13.3, 4.0   14.1, 5.3   15.4, 7.3   18.3, 10.8
+//   float64               5.6, 2.3    9.7, 3.4   11.9, 4.8   12.7, 6.6   14.5, 9.9   19.1, 22.2
+//   float32, 4,000 rows   1.9, 2.3    2.4, 3.0    3.0, 3.9    4.1, 5.3    6.2, 7.3    8.9, 10.5
+// So few are remembered, if nothing runs between two products, as all are that are alike, which therefore go
+// by dot products. By connections it is 1.6, 3.4 and 6.7 for 1, 4 and 8.
+template <class I>
+bool by_products(const Span<I>& span) {
+  return has_short_rows(span) && lengths_vary(span);
+}
+
+// The first `count` of L numbers, and zeros.
+template <int L, class A>
+__attribute__((always_inline)) inline Vector<A, L> first_of(const A* from, int64_t count) {
+  using Int = std::conditional_t<sizeof(A) == 4, int32_t, int64_t>;
+  const auto lanes = []<int... lane>(std::integer_sequence<int, lane...>) {
+    return Vector<Int, L>{lane...};
+  }(std::make_integer_sequence<int, L>());
+  return lanes < static_cast<Int>(count) - Vector<Int, L>{} ? load<L>(from) : Vector<A, L>{};
+}
+
+template <class A, class I>
+void multiply_products(const A* x, const Sparse<A, I>& w, const Span<I>& span, Rows<A> sums) {
+  constexpr int N = kGathered<A>, L = kLanes<A>;
+  const int64_t first = span.offsets[0], nnz = span.connections();
+  const I* const index = w.index + first;
+  const A* const values = w.values + first;
+  alignas(64) A products[kBlock * kLongRow + L];
+  const auto multiply = [&](int64_t k) __attribute__((always_inline)) {
+    store<N>(products + k, load<N>(values + k) * gathered(x, index + k));
+  };
+  int64_t k = 0;
+  for (; k + 2 * N <= nnz; k += 2 * N) {
+    multiply(k);
+    multiply(k + N);
+  }
+  for (; k < nnz; ++k) products[k] = values[k] * x[index[k]];
+  for (int64_t r = 0; r < span.rows; r += L) {
+    const int64_t rows = std::min<int64_t>(L, span.rows - r);
+    int64_t begin[L] = {}, left[L] = {}, longest = 0;
+    for (int j = 0; j < rows; ++j) {
+      begin[j] = span.offsets[r + j] - first;
+      left[j] = span.offsets[r + j + 1] - span.offsets[r + j];
+      longest = std::max(longest, left[j]);
+    }
+    Vector<A, L> sum{};
+    for (int64_t done = 0; done < longest; done += L)
+      sum += sparselinear::sums<A, L, L>(0, [&](int j) __attribute__((always_inline)) {
+        return first_of<L>(products + std::min(begin[j] + done, nnz), left[j] - done);
+      });
+    for (int j = 0; j < rows; ++j) *sums.row(r + j) = sum[j];
   }
 }
 
