@@ -53,15 +53,19 @@ constexpr int kMostVectors = kVectorBytes < 64 ? 4 : 8;
 template <class A>
 constexpr int kMostWidth = kMostVectors * kLanes<A>;
 
-// Block of L x L elements, transposed on the way: row j of `from` becomes lane j of each row of `to`.
+// Block of L x L elements, transposed on the way: row j of `from` becomes lane j of each row of `to`. Only
+// the first `read` rows of `from` are there, the others being zeros, and only the first `written` of `to`.
 template <int L, class S, class T>
-inline void transpose_block(const S* from, int64_t from_stride, T* to, int64_t to_stride) {
-  Vector<Accumulator<S>, L> block[L];
+__attribute__((always_inline)) inline void transpose_block(const S* from, int64_t from_stride, int64_t read,
+                                                           T* to, int64_t to_stride, int64_t written) {
+  using Vec = Vector<Accumulator<S>, L>;
+  Vec block[L];
 #pragma GCC unroll 16
-  for (int j = 0; j < L; ++j) block[j] = load<L>(from + j * from_stride);
+  for (int j = 0; j < L; ++j) block[j] = j < read ? load<L>(from + j * from_stride) : Vec{};
   transpose<Accumulator<S>, L>(block);
 #pragma GCC unroll 16
-  for (int i = 0; i < L; ++i) store<L, T>(to + i * to_stride, block[i]);
+  for (int i = 0; i < L; ++i)
+    if (i < written) store<L, T>(to + i * to_stride, block[i]);
 }
 
 // Features first to last of `from`, samples sample to sample + count <= width: packed into rows of
@@ -85,13 +89,16 @@ void pack(const Activations<const S>& from, int64_t first, int64_t last, int64_t
       for (int64_t f = begin; f < end; f += L) {
         const S* source = from.at(sample + b, f);
         A* target = to + (f - first) * width + b;
-        if (samples == L && f + L <= end) {
-          for (int j = 0; j < L; ++j)
+        if (f + L <= end) {
+          for (int j = 0; j < samples; ++j)
             __builtin_prefetch(source + j * from.batch_stride + kFeaturesAhead, 0, 2);
-          transpose_block<L>(source, from.batch_stride, target, width);
+          if (samples == L)
+            transpose_block<L>(source, from.batch_stride, L, target, width, L);
+          else
+            transpose_block<L>(source, from.batch_stride, samples, target, width, L);
           continue;
         }
-        for (int64_t i = 0; i < L && f + i < end; ++i)
+        for (int64_t i = 0; f + i < end; ++i)
           for (int64_t j = 0; j < L; ++j)
             target[i * width + j] = j < samples ? load_one(source + j * from.batch_stride + i) : A(0);
       }
@@ -109,12 +116,15 @@ void unpack_blocks(const A* from, int64_t width, int64_t first, int64_t last, in
     for (int64_t f = first; f < last; f += L) {
       const A* source = from + (f - first) * width + b;
       S* target = to.at(sample + b, f);
-      if (samples == L && f + L <= last) {
-        transpose_block<L>(source, width, target, to.batch_stride);
+      if (f + L <= last) {
+        if (samples == L)
+          transpose_block<L>(source, width, L, target, to.batch_stride, L);
+        else
+          transpose_block<L>(source, width, L, target, to.batch_stride, samples);
         continue;
       }
       for (int64_t j = 0; j < samples; ++j)
-        for (int64_t i = 0; i < L && f + i < last; ++i)
+        for (int64_t i = 0; f + i < last; ++i)
           store_one(target + j * to.batch_stride + i, source[i * width + j]);
     }
   }
