@@ -268,16 +268,19 @@ def _forward_scratch(sizes: Sizes) -> tuple[int, ...]:
 
 
 def _kept(sizes: Sizes, scratch: tuple[int, ...]) -> int:
-    """What the native kernel keeps of its scratch between calls: block by block, as far as they fit.
+    """What the native kernel keeps of its scratch between calls: the last blocks, as many as fit.
 
     On CUDA scratch is torch's, and comes back to its allocator.
     """
     if sizes.cuda_kernel:
         return 0
-    kept = 0
+    kept: list[int] = []
     for block in scratch:
-        kept += block if kept + block <= _KEPT_SCRATCH else 0
-    return kept
+        if block <= _KEPT_SCRATCH:
+            kept.append(block)
+        while sum(kept) > _KEPT_SCRATCH:
+            kept.pop(0)
+    return sum(kept)
 
 
 def _wide(sizes: Sizes) -> int:

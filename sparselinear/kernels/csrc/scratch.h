@@ -41,16 +41,24 @@ class Scratch {
     if (!data_) throw std::bad_alloc();
     ask_for_huge_pages(data_, bytes_);
   }
+  // Room for it is made by what has waited the longest: a large layer leaves small ones theirs, and a model
+  // that is gone leaves nothing in the way.
   ~Scratch() {
     if (!data_) return;
+    if (bytes_ > kMostKept) {
+      std::free(data_);
+      return;
+    }
     std::lock_guard<std::mutex> lock(mutex());
     auto& kept = Scratch::kept();
-    size_t held = bytes_;
+    kept.push_back({data_, bytes_});
+    size_t held = 0;
     for (const auto& block : kept) held += block.bytes;
-    if (held <= kMostKept)
-      kept.push_back({data_, bytes_});
-    else
-      std::free(data_);
+    while (held > kMostKept) {
+      held -= kept.front().bytes;
+      std::free(kept.front().data);
+      kept.erase(kept.begin());
+    }
   }
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
