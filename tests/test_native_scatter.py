@@ -48,6 +48,11 @@ CASES = [
         "by connections, and between them rows of 8 that are not; some have none",
         of_lengths(drawn_lengths(13001, 3) + [8] * 300 + [0] * 200 + drawn_lengths(13001, 3), 53),
     ),
+    Case(
+        "20 a row",
+        "a single sample by connections, in pieces that begin and end within rows",
+        of_lengths(drawn_lengths(3001, 20), 601),
+    ),
     Case("fewer connections than pieces", "pieces of nothing", sp.csr_array(np.eye(3, 5))),
     Case("none", "no connection at all", sp.csr_array((41, 43))),
 ]

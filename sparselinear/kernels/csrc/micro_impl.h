@@ -226,7 +226,7 @@ inline void add_to_rows(const A* row, const I* index, const A* values, int64_t c
   for (int v = 0; v < V; ++v) x[v] = load<L>(row + v * L);
   const auto at = [=](int64_t k) { return sums + index[k] * static_cast<int64_t>(L * V); };
   int64_t k = 0;
-  if constexpr (L * V == 1) {  // 0.65 to 0.8 of the time of the loop below
+  if constexpr (L * V == 1) {  // 0.65 to 0.9 of the time of the loop below
     constexpr int N = kGathered<A>;
     for (; k + N <= count && index[k + N - 1] < limit; k += N) {
       const auto sum = gathered(sums, index + k) + load<N>(values + k) * row[0];
@@ -269,7 +269,7 @@ void scatter(const Panel<A>& panel, const Sparse<A, I>& w, const Chunk& chunk, c
   for (int64_t first = chunk.begin.row; k < chunk.end.connection; first += kBlock) {
     const Span<I> span{w.offsets + first, std::min(kBlock, w.rows - first)};
     const int64_t last = std::min<int64_t>(span.offsets[span.rows], chunk.end.connection);
-    if (scatters_connections(span)) {
+    if (scatters_connections<L * V>(span)) {
       scatter_connections<L, V>(panel.row(first), panel.stride, w, span, k, last, columns, sums);
       k = last;
     }
