@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -25,6 +24,8 @@ from torch import nn
 from sparselinear import SparseLinear
 from sparselinear.profiling.clock import CPU
 from sparselinear.topology import random_pattern
+
+from .faults import page_faults
 
 # Larger blocks than the first come from the system one by one, whatever is free; of what is free at the end
 # of the heap the second is left. To set one fixes the other at 128 KiB.
@@ -76,6 +77,8 @@ def main() -> int:
     asked = parser.parse_args()
     if asked.of is not None:
         return _answer(MODELS[asked.of])
+    if asked.rounds < 1:
+        parser.error(f"expected at least one round; got {asked.rounds}")
     if platform.libc_ver()[0] != "glibc":
         parser.error("expected glibc, whose variables these are")
     print("| features | batch | as it is, ms | faults | kept, ms | faults | as it is over kept |")
@@ -83,15 +86,15 @@ def main() -> int:
     for number, model in enumerate(MODELS):
         plain, kept = _in_turns(number, asked.rounds)
         ratio = statistics.median(a / b for (a, _), (b, _) in zip(plain, kept, strict=True))
-        cells = [f"{number:.{digits}f}" for side in (plain, kept) for number, digits in _medians(side)]
-        print(f"| {model.name} | {model.batch} | {' | '.join(cells)} | {ratio:.2f} |", flush=True)
+        cells = f"{_medians(plain)} | {_medians(kept)}"
+        print(f"| {model.name} | {model.batch} | {cells} | {ratio:.2f} |", flush=True)
     return 0
 
 
-def _medians(turns: list[tuple[float, float]]) -> list[tuple[float, int]]:
-    """Milliseconds and faults, each with the digits that it is printed with."""
+def _medians(turns: list[tuple[float, float]]) -> str:
+    """Milliseconds and page faults, as two cells."""
     seconds, faults = (statistics.median(column) for column in zip(*turns, strict=True))
-    return [(1e3 * seconds, 1), (faults, 0)]
+    return f"{1e3 * seconds:.1f} | {faults:.0f}"
 
 
 def _in_turns(number: int, rounds: int) -> tuple[list[tuple[float, float]], ...]:
@@ -121,10 +124,9 @@ def _answer(model: Model) -> int:
     """A turn for each line that comes."""
     step = model.step()
     for _ in sys.stdin:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        before = page_faults()
         seconds = CPU.sample(step, STEPS)
-        faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-        print(seconds, faults / STEPS, flush=True)
+        print(seconds, (page_faults() - before) / STEPS, flush=True)
     return 0
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import mmap
-import resource
 import statistics
 import sys
 from collections.abc import Callable
@@ -30,6 +29,7 @@ from sparselinear.profiling import machine
 from sparselinear.profiling.clock import CPU
 
 from .cells import Cell, fixed_fan_in, scale_free, uniform
+from .faults import page_faults
 from .roofs import (
     BARS,
     GATHER,
@@ -73,9 +73,9 @@ class Measured:
         """One more sample."""
         call()
         self.repeats = self.repeats or CPU.enough_repeats(call)
-        before = _faults()
+        before = page_faults()
         self.samples_s.append(CPU.sample(call, self.repeats))
-        self.faults.append((_faults() - before) / self.repeats)
+        self.faults.append((page_faults() - before) / self.repeats)
 
     @property
     def seconds(self) -> float:
@@ -98,19 +98,15 @@ def measure(cell: Cell, rounds: int, before: Probe) -> list[Measured]:
     return every
 
 
-def _faults() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-
-
 def _touch(size: int) -> tuple[float, float]:
     """Seconds that writing to fresh memory takes beyond writing to it again, and the page faults of it."""
     seconds, faults = [], []
     for _ in range(5):
         memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         write = partial(torch.frombuffer(memory, dtype=torch.uint8).fill_, 1)
-        before = _faults()
+        before = page_faults()
         first = CPU.sample(write, 1)
-        faults.append(_faults() - before)
+        faults.append(page_faults() - before)
         seconds.append(max(0.0, first - CPU.sample(write, 1)))
     return statistics.median(seconds), statistics.median(faults)
 

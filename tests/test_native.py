@@ -1,10 +1,11 @@
 """The native kernel against the float64 oracle, at the edges of its vectors, panels, chunks and blocks.
 
 What the sizes are chosen for, from sparselinear/kernels/csrc: a vector holds 2 to 16 samples and a panel up
-to 64; a chunk of rows costs 4096 to 32768 connections, and a row that is longer is cut; 3 to 16 rows of a
-denser pattern go side by side, short ones are gone through by connections, and a nearly full W is written out
-with its zeros, 96 rows and 64 to 512 columns at a time, for up to 512 samples. Sizes of the caches are those
-of the machine, so sizes here leave room on both sides. Threads are in test_native_threads.py.
+to 64; a chunk of rows costs up to 4096 to 32768 connections, and a row that is longer is cut; 3 to 16 rows of
+a denser pattern go side by side, short ones are gone through by connections or as products, and a nearly full
+W is written out with its zeros, 96 rows and 64 to 512 columns at a time, for up to 512 samples. Sizes of the
+caches are those of the machine, so sizes here leave room on both sides. Threads are in
+test_native_threads.py.
 """
 
 from __future__ import annotations
@@ -72,11 +73,22 @@ def test_every_batch_size(case: Case, batch: int, dtype: torch.dtype) -> None:
 
 @each_dtype
 def test_one_sample_and_rows_of_every_length(dtype: torch.dtype) -> None:
-    """Numbers are gathered 16 at once, twice in a row: up to two of these pairs, and all that may be left."""
+    """Numbers are gathered 4 at once (float64: 2), twice in a row: many such pairs, and all that is left."""
     matrix = sp.csr_array(np.tril(np.ones((70, 70)), -1))
     for pattern in (interop.to_pattern(matrix), interop.to_pattern(matrix).transposed):
         given = arguments(pattern, 1, dtype)
         check(pattern, given, oracle(pattern, *given))
+
+
+@each([SWEPT[0], SHORT[1], SHORT[3]])
+@each_dtype
+def test_one_sample_of_a_feature_major_batch(case: Case, dtype: torch.dtype) -> None:
+    """Its numbers are three apart."""
+    pattern = pattern_of(case)
+    given = arguments(pattern, 1, dtype)
+    apart = given.laid_out(lambda x: x.expand(3, -1).t().contiguous().t()[:1])
+    assert apart.input.stride() == (1, 3)
+    check(pattern, apart, sparse_oracle(pattern, *given))
 
 
 @each_dtype

@@ -163,6 +163,13 @@ def test_a_connection_costs_what_the_table_says() -> None:
         assert (OURS.bytes(few).transposing_bytes > 0) == (each == 28)
 
 
+def test_scratch_that_is_kept_is_what_was_used_last() -> None:
+    """In 64 MiB: a panel of 51 MB makes room for two blocks of 32 MB at batch 64, and at 17 all fit."""
+    for batch, kept in ((64, 2 * 32_000_000), (17, 17 * 4 * 200_000 + 32_000_000)):
+        sizes = Sizes(200_000, 200_000, 8_000_000, False, 4, 4, batch)
+        assert OURS.bytes(sizes).adam_transient_bytes == 2 * 32_000_000 + kept
+
+
 def test_transients_on_cuda() -> None:
     """Counted by hand: 10 x 20, 30 connections, batch 5, float32 and a half type."""
     sizes = Sizes(10, 20, 30, True, 4, 4, 5, cuda_kernel="torch")

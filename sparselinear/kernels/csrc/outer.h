@@ -25,16 +25,12 @@ void outer(const I* offsets, const I* columns, const Activations<const S>& grad_
     for (int64_t f = 0; f < input.features; ++f) scratch.as<A>()[f] = load_one(input.at(0, f));
   // grad_values first to last; gradient(k) is of grad_output, for kGathered connections from k on.
   const auto multiply = [=](int64_t first, int64_t last, const auto& gradient) {
-    constexpr int N = kGathered<A>;
-    const auto step = [&](int64_t k) __attribute__((always_inline)) {
-      store<N>(grad_values + k, gradient(k) * gathered(x, columns + k));
-    };
-    int64_t k = first;
-    for (; k + 2 * N <= last; k += 2 * N) {
-      step(k);
-      step(k + N);
-    }
-    for (; k < last; ++k) store_one(grad_values + k, gradient(k)[0] * x[columns[k]]);
+    by_vectors<A>(
+        first, last,
+        [&](int64_t k) __attribute__((always_inline)) {
+          store<kGathered<A>>(grad_values + k, gradient(k) * gathered(x, columns + k));
+        },
+        [&](int64_t k) { store_one(grad_values + k, gradient(k)[0] * x[columns[k]]); });
   };
   const int64_t rows = grad_output.features;
   torch::stable::parallel_for(0, nnz, 1 << 14, [&](int64_t first, int64_t last) {

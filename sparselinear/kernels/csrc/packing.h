@@ -53,11 +53,10 @@ constexpr int kMostVectors = kVectorBytes < 64 ? 4 : 8;
 template <class A>
 constexpr int kMostWidth = kMostVectors * kLanes<A>;
 
-// Block of L x L elements, transposed on the way: row j of `from` becomes lane j of each row of `to`. Only
-// the first `read` rows of `from` are there, the others being zeros, and only the first `written` of `to`.
+// transpose_block, below; inlined, for its branches are gone where the counts are known.
 template <int L, class S, class T>
-__attribute__((always_inline)) inline void transpose_block(const S* from, int64_t from_stride, int64_t read,
-                                                           T* to, int64_t to_stride, int64_t written) {
+__attribute__((always_inline)) inline void transpose_rows(const S* from, int64_t from_stride, int64_t read,
+                                                          T* to, int64_t to_stride, int64_t written) {
   using Vec = Vector<Accumulator<S>, L>;
   Vec block[L];
 #pragma GCC unroll 16
@@ -66,6 +65,17 @@ __attribute__((always_inline)) inline void transpose_block(const S* from, int64_
 #pragma GCC unroll 16
   for (int i = 0; i < L; ++i)
     if (i < written) store<L, T>(to + i * to_stride, block[i]);
+}
+
+// Block of L x L elements, transposed on the way: row j of `from` becomes lane j of each row of `to`. Only
+// the first `read` rows of `from` are there, the others being zeros, and only the first `written` of `to`.
+template <int L, class S, class T>
+inline void transpose_block(const S* from, int64_t from_stride, int64_t read, T* to, int64_t to_stride,
+                            int64_t written) {
+  if (read == L && written == L)
+    transpose_rows<L>(from, from_stride, L, to, to_stride, L);
+  else
+    transpose_rows<L>(from, from_stride, read, to, to_stride, written);
 }
 
 // Features first to last of `from`, samples sample to sample + count <= width: packed into rows of
@@ -92,10 +102,7 @@ void pack(const Activations<const S>& from, int64_t first, int64_t last, int64_t
         if (f + L <= end) {
           for (int j = 0; j < samples; ++j)
             __builtin_prefetch(source + j * from.batch_stride + kFeaturesAhead, 0, 2);
-          if (samples == L)
-            transpose_block<L>(source, from.batch_stride, L, target, width, L);
-          else
-            transpose_block<L>(source, from.batch_stride, samples, target, width, L);
+          transpose_block<L>(source, from.batch_stride, samples, target, width, L);
           continue;
         }
         for (int64_t i = 0; f + i < end; ++i)
@@ -117,10 +124,7 @@ void unpack_blocks(const A* from, int64_t width, int64_t first, int64_t last, in
       const A* source = from + (f - first) * width + b;
       S* target = to.at(sample + b, f);
       if (f + L <= last) {
-        if (samples == L)
-          transpose_block<L>(source, width, L, target, to.batch_stride, L);
-        else
-          transpose_block<L>(source, width, L, target, to.batch_stride, samples);
+        transpose_block<L>(source, width, L, target, to.batch_stride, samples);
         continue;
       }
       for (int64_t j = 0; j < samples; ++j)

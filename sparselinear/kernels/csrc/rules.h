@@ -69,8 +69,10 @@ template <class A, class S, class I>
 Plan<A, I> plan_for(const Tensor& gathered, int64_t nnz, Widths widths) {
   constexpr int64_t N = kLanes<A>, kSize = sizeof(A);
   const int64_t batch = gathered.size(0), features = gathered.size(1), cache = cache_size();
-  // Activations may be read where they lie, if each row is read a few times only.
-  const bool lies_so = std::is_same_v<A, S> && (batch == 1 || feature_major(gathered));
+  // Activations may be read where they lie, if each row is read a few times only; the numbers of a single
+  // sample, if they lie side by side.
+  const bool lies_so =
+      std::is_same_v<A, S> && (batch == 1 ? gathered.stride(1) == 1 : feature_major(gathered));
   const bool few_times = lies_so && nnz < widths.few_times * features;
   int64_t lanes = N, vectors = 1;
   if (batch < N) {
