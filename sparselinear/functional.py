@@ -47,17 +47,21 @@ def sparse_linear(
         with torch.autocast(pattern.device.type, enabled=False):  # not within the kernels
             return sparse_linear(input, values, pattern, bias)
     _check(input, values, pattern, bias)
+    if input.dim() == 2:
+        return _of_matrix(input, values, pattern, bias)
     leading = input.shape[:-1]
-    batch = math.prod(leading)
-    if input.dim() != 2:
-        input = input.reshape(batch, pattern.in_features)
+    rows = input.reshape(math.prod(leading), pattern.in_features)
+    return _of_matrix(rows, values, pattern, bias).reshape(*leading, pattern.out_features)
+
+
+def _of_matrix(input: Tensor, values: Tensor, pattern: SparsityPattern, bias: Tensor | None) -> Tensor:
+    """(batch, in_features) -> (batch, out_features)."""
     # Fake tensors have shapes and no numbers: nothing for a kernel, and all that an operator asks for.
     if torch.compiler.is_compiling() or FakeTensor in (type(input), type(values)):
-        output = operators.linear(input, values, bias, pattern)
-    else:
-        kernel = kernels.choose(pattern, values.dtype, batch)
-        output = Spmm.apply(input, values, bias, pattern, kernel)
-    return output if output.shape[:-1] == leading else output.reshape(*leading, pattern.out_features)
+        return operators.linear(input, values, bias, pattern)
+    kernel = kernels.choose(pattern, values.dtype, input.shape[0])
+    output: Tensor = Spmm.apply(input, values, bias, pattern, kernel)
+    return output
 
 
 def _autocast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
@@ -73,31 +77,34 @@ def _check_pattern(pattern: SparsityPattern) -> None:
 
 
 def _check(input: Tensor, values: Tensor, pattern: SparsityPattern, bias: Tensor | None) -> None:
-    _check_tensor("values", values, values, pattern)
-    _check_tensor("input", input, values, pattern)
+    device = pattern.device
+    _check_tensor("values", values, FLOATING, device)
+    dtypes = (values.dtype,)
+    _check_tensor("input", input, dtypes, device)
     if values.shape != (pattern.nnz,):
         raise ValueError(message("values", f"shape (nnz,) = ({pattern.nnz},)", str(tuple(values.shape))))
     if input.dim() == 0 or input.shape[-1] != pattern.in_features:
         expected = f"shape (*, in_features) = (*, {pattern.in_features})"
         raise ValueError(message("input", expected, str(tuple(input.shape))))
     if bias is not None:
-        _check_tensor("bias", bias, values, pattern)
+        _check_tensor("bias", bias, dtypes, device)
         if bias.shape != (pattern.out_features,):
             expected = f"shape (out_features,) = ({pattern.out_features},)"
             raise ValueError(message("bias", expected, str(tuple(bias.shape))))
 
 
-def _check_tensor(argument: str, tensor: Tensor, values: Tensor, pattern: SparsityPattern) -> None:
+def _check_tensor(
+    argument: str, tensor: Tensor, dtypes: tuple[torch.dtype, ...], device: torch.device
+) -> None:
     if not isinstance(tensor, Tensor):
         raise TypeError(message(argument, "a torch.Tensor", type_name(tensor)))
     if tensor.layout != torch.strided:
         raise TypeError(message(argument, "a dense tensor", f"layout {tensor.layout}", "Use .to_dense()."))
-    if tensor.dtype not in FLOATING:
+    if tensor.dtype not in dtypes:
         expected = f"one of {', '.join(map(str, FLOATING))}"
+        if tensor.dtype in FLOATING:
+            expected = f"the dtype of values, {dtypes[0]}"
         raise TypeError(message(argument, expected, str(tensor.dtype), "Use .to(dtype)."))
-    if tensor.dtype != values.dtype:
-        expected = f"the dtype of values, {values.dtype}"
-        raise TypeError(message(argument, expected, str(tensor.dtype), "Use .to(dtype)."))
-    if tensor.device != pattern.device:
-        expected = f"the device of the pattern, {pattern.device}"
+    if tensor.device != device:
+        expected = f"the device of the pattern, {device}"
         raise RuntimeError(message(argument, expected, str(tensor.device), "Use .to(device)."))

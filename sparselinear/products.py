@@ -196,8 +196,12 @@ class Sddmm(_Product):
 
 def autocasts(device: torch.device) -> bool:
     """Whether autocast is enabled for a device."""
-    kind = device.type
-    return kind != "meta" and torch.is_autocast_enabled(kind)
+    # In most programs it is for none, which is told in 0.1 us; the type of a device alone takes 0.2.
+    return (
+        torch._C._is_any_autocast_enabled()
+        and device.type != "meta"
+        and torch.is_autocast_enabled(device.type)
+    )
 
 
 def is_transformed() -> bool:

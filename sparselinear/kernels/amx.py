@@ -83,7 +83,7 @@ class AmxKernel(NativeKernel):
     def spmm(  # noqa: D102
         self, pattern: SparsityPattern, values: Tensor, input: Tensor, bias: Tensor | None = None
     ) -> Tensor:
-        if forward_by_connections(values.itemsize, len(input)):
+        if forward_by_connections(values.itemsize, input.shape[0]):
             return super().spmm(pattern, values, input, bias)
         bias = None if bias is None else bias.contiguous()
         output, valid = operator("amx_spmm")(

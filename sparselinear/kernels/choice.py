@@ -103,14 +103,14 @@ def _decide(pattern: SparsityPattern, dtype: torch.dtype, batch: int) -> tuple[K
             got = f"{dtype} on {device}"
             raise RuntimeError(message(f"kernel '{forced.name}'", "a layer it can run", got, f"{problem}."))
         return forced, "asked for by kernels.use"
+    missing = _NATIVE.unavailable(device, dtype)
+    if missing is None:
+        return _by_connections_or_tiles(pattern, dtype, batch)
     problem = _TORCH.unavailable(device, dtype)
     if problem:
         return _GATHER, problem
     if device.type == "cuda":
         return _TORCH, "cuSPARSE"
-    missing = _NATIVE.unavailable(device, dtype)
-    if missing is None:
-        return _by_connections_or_tiles(pattern, dtype, batch)
     problem = _EMBEDDING_BAG.unavailable(device, dtype)
     if problem:
         return _TORCH, f"{problem} ({missing})"
@@ -122,8 +122,12 @@ def _decide(pattern: SparsityPattern, dtype: torch.dtype, batch: int) -> tuple[K
 
 def _by_connections_or_tiles(pattern: SparsityPattern, dtype: torch.dtype, batch: int) -> tuple[Kernel, str]:
     """The native kernel, or amx where W is so dense that its matrix unit makes up for multiplying zeros."""
-    least = least_density(DENSE_FROM.get(dtype, inf), pattern.out_features, pattern.in_features, batch)
-    if pattern.density < least or _AMX.unavailable(pattern.device, dtype):
-        return _NATIVE, "compiled for this CPU, first choice there"
-    where = f"density {pattern.density:.0%}, batch {batch}"
+    density, dense_from = pattern.density, DENSE_FROM.get(dtype, inf)
+    by_connections = _NATIVE, "compiled for this CPU, first choice there"
+    if density < dense_from:  # whatever the size: most layers, in less time
+        return by_connections
+    least = least_density(dense_from, pattern.out_features, pattern.in_features, batch)
+    if density < least or _AMX.unavailable(pattern.device, dtype):
+        return by_connections
+    where = f"density {density:.0%}, batch {batch}"
     return _AMX, f"{where}: from {least:.0%} on the matrix unit is faster than going by connections"

@@ -89,7 +89,7 @@ class NativeKernel(Kernel):
 
 
 def _scatters(pattern: SparsityPattern, values: Tensor, grad_output: Tensor) -> bool:
-    return scatters(len(grad_output), pattern.nnz, pattern.in_features, max(values.itemsize, 4))
+    return scatters(grad_output.shape[0], pattern.nnz, pattern.in_features, max(values.itemsize, 4))
 
 
 @cache
