@@ -82,7 +82,7 @@ std::tuple<Tensor, bool> spmm_transposed_operator(const Tensor& crow_indices, co
 
 std::tuple<Tensor, bool> sddmm_operator(const Tensor& crow_indices, const Tensor& bits, int64_t nnz,
                                         const Tensor& grad_output, const Tensor& input) {
-  Tensor grad_values = empty(input, {nnz});
+  Tensor grad_values = empty_values(input, nnz);
   bool valid = amx_permitted() && !is_empty(input, bits);
   if (valid)
     with_parts(input, crow_indices, [&](auto scalar, auto integer) {

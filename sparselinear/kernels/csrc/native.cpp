@@ -37,7 +37,7 @@ Tensor scatter_operator(const Tensor& crow_indices, const Tensor& col_indices, c
 
 Tensor sddmm_operator(const Tensor& crow_indices, const Tensor& col_indices, const Tensor& grad_output,
                       const Tensor& input) {
-  Tensor grad_values = empty(input, {col_indices.size(0)});
+  Tensor grad_values = empty_values(input, col_indices.size(0));
   with_typed(input, col_indices,
              [&](auto typed) { typed.sddmm({crow_indices, col_indices}, grad_output, input, grad_values); });
   return grad_values;
@@ -51,7 +51,7 @@ std::tuple<Tensor, Tensor> backward_operator(const Tensor& crow_indices, const T
                                              const Tensor& grad_output, const Tensor& input) {
   const Structure rows{crow_indices, col_indices};
   Tensor grad_input = empty_activations(grad_output, input.size(1));
-  Tensor grad_values = empty(input, {rows.nnz()});
+  Tensor grad_values = empty_values(input, rows.nnz());
   with_typed(values, col_indices, [&](auto typed) {
     if (permutation) {
       typed.backward(rows, {*ccol_indices, *row_indices}, *permutation, values, grad_output, input,

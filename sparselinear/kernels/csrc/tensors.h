@@ -4,6 +4,8 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <algorithm>
+#include <array>
 #include <optional>
 
 #include "packing.h"
@@ -83,20 +85,34 @@ struct Structure {
   }
 };
 
-// A result. glibc keeps up to 32 MiB that were freed; what is larger comes from the system each time, and a
-// fault for each of its 4 KiB takes as long as to compute what it holds.
-inline Tensor empty(const Tensor& like, torch::headeronly::IntHeaderOnlyArrayRef size) {
+// A result of the type of `like`. glibc keeps up to 32 MiB that were freed; what is larger comes from the system
+// each time, and a fault for each of its 4 KiB takes as long as to compute what it holds. torch::stable has
+// new_empty, which finds its operator by name each time.
+template <size_t N>
+Tensor empty_strided(const Tensor& like, const std::array<int64_t, N>& sizes,
+                     const std::array<int64_t, N>& strides) {
   constexpr size_t kKept = size_t{32} << 20;
-  Tensor result = torch::stable::new_empty(like, size);
+  int32_t dtype;
+  AtenTensorHandle handle;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(N, sizes.data(), strides.data(), dtype,
+                                                         aoti_torch_device_type_cpu(), 0, &handle));
+  const Tensor result(handle);
   const size_t bytes = result.numel() * result.element_size();
   if (bytes > kKept) ask_for_huge_pages(result.mutable_data_ptr(), bytes);
   return result;
 }
 
+// A number for each connection.
+inline Tensor empty_values(const Tensor& like, int64_t nnz) {
+  return empty_strided<1>(like, {nnz}, {1});
+}
+
+// Activations in the memory layout of others.
 inline Tensor empty_activations(const Tensor& like, int64_t features) {
   const int64_t batch = like.size(0);
-  if (!feature_major(like)) return empty(like, {batch, features});
-  return torch::stable::transpose(empty(like, {features, batch}), 0, 1);
+  if (feature_major(like)) return empty_strided<2>(like, {batch, features}, {1, batch});
+  return empty_strided<2>(like, {batch, features}, {std::max<int64_t>(features, 1), 1});
 }
 
 // Calls f(Type<S>(), Type<I>()) for the types of values and of indices.
