@@ -8,16 +8,17 @@
 
 namespace sparselinear {
 
-// Cuts rows into chunks of nearly equal cost, `most` or less, or more where there would be too many. The cost
-// of a row is its connections and kRowCost. A row is cut only if it is longer than a chunk: the arrow of an
-// arrow matrix, the hub of a graph. The cuts do not depend on the number of threads, so results do not
-// either.
+// Cuts rows into chunks of nearly equal cost, `most` or less, or more where there would be too many: one, or
+// an even number, for of three one of two threads takes two. The cost of a row is its connections and
+// kRowCost. A row is cut only if it is longer than a chunk: the arrow of an arrow matrix, the hub of a graph.
+// The cuts do not depend on the number of threads, so results do not either.
 template <class A, class I>
 std::vector<Chunk> cut(const Sparse<A, I>& w, int64_t most) {
   constexpr int64_t kRowCost = 2, kMostChunks = 256;
   const auto cost_before = [&](int64_t r) { return static_cast<int64_t>(w.offsets[r]) + kRowCost * r; };
   const int64_t total = w.rows ? cost_before(w.rows) : 0;
-  const int64_t size = ceil_div(total, std::clamp<int64_t>(ceil_div(total, most), 1, kMostChunks));
+  const int64_t count = std::clamp<int64_t>(ceil_div(total, most), 1, kMostChunks),
+                size = ceil_div(total, count == 1 ? 1 : round_up(count, 2));
   std::vector<Chunk> chunks;
   Place begin{0, 0};
   for (int64_t target = size; begin.row < w.rows; target += size) {

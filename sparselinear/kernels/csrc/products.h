@@ -9,10 +9,12 @@ namespace sparselinear {
 // Connections times vectors of a chunk: about 10 microseconds.
 constexpr int64_t kChunkCost = 32768;
 
-// The cost of a chunk, where a connection takes so many vectors. Chunks of panels in place are small, so that
-// what the panels of a chunk have in common, lines and pages that lie in a row, is still at hand.
+// The cost of a chunk, where a connection takes so many vectors; none if there are fewer samples than a
+// vector has lanes, which take half as long. Chunks of panels in place are small, so that what the panels of
+// a chunk have in common, lines and pages that lie in a row, is still at hand.
 inline int64_t chunk_cost(bool in_place, int64_t vectors) {
-  return kChunkCost / std::max<int64_t>(vectors, 1) / (in_place && vectors ? 64 : 1);
+  if (vectors == 0) return kChunkCost / 2;
+  return kChunkCost / vectors / (in_place ? 64 : 1);
 }
 
 // All threads on the chunks of all panels. Calls compute(panel, slice, chunk, pieces), and finish(slice,

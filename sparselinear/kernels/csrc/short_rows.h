@@ -117,16 +117,6 @@ bool by_products(const Span<I>& span) {
   return has_short_rows(span) && lengths_vary(span);
 }
 
-// The first `count` of L numbers, and zeros.
-template <int L, class A>
-__attribute__((always_inline)) inline Vector<A, L> first_of(const A* from, int64_t count) {
-  using Int = std::conditional_t<sizeof(A) == 4, int32_t, int64_t>;
-  const auto lanes = []<int... lane>(std::integer_sequence<int, lane...>) {
-    return Vector<Int, L>{lane...};
-  }(std::make_integer_sequence<int, L>());
-  return lanes < static_cast<Int>(count) - Vector<Int, L>{} ? load<L>(from) : Vector<A, L>{};
-}
-
 template <class A, class I>
 void multiply_products(const A* x, const Sparse<A, I>& w, const Span<I>& span, Rows<A> sums) {
   constexpr int N = kGathered<A>, L = kLanes<A>;
@@ -151,7 +141,7 @@ void multiply_products(const A* x, const Sparse<A, I>& w, const Span<I>& span, R
     Vector<A, L> sum{};
     for (int64_t done = 0; done < longest; done += L)
       sum += sparselinear::sums<A, L, L>(0, [&](int j) __attribute__((always_inline)) {
-        return first_of<L>(products + std::min(begin[j] + done, nnz), left[j] - done);
+        return first_of<L, A>(load<L>(products + std::min(begin[j] + done, nnz)), left[j] - done);
       });
     for (int j = 0; j < rows; ++j) *sums.row(r + j) = sum[j];
   }

@@ -85,9 +85,9 @@ struct Structure {
   }
 };
 
-// A result of the type of `like`. glibc keeps up to 32 MiB that were freed; what is larger comes from the system
-// each time, and a fault for each of its 4 KiB takes as long as to compute what it holds. torch::stable has
-// new_empty, which finds its operator by name each time.
+// A result of the type of `like`. glibc keeps up to 32 MiB that were freed; what is larger comes from the
+// system each time, and a fault for each of its 4 KiB takes as long as to compute what it holds.
+// torch::stable has new_empty, which finds its operator by name each time.
 template <size_t N>
 Tensor empty_strided(const Tensor& like, const std::array<int64_t, N>& sizes,
                      const std::array<int64_t, N>& strides) {
