@@ -131,7 +131,7 @@ def test_the_rule_is_that_of_the_sources() -> None:
     """Constants of csrc that panels.py repeats."""
     text = (CSRC / "rules.h").read_text(encoding="utf-8")
     for name, widths in (("kForward", WIDTHS_FORWARD), ("kBackward", WIDTHS_BACKWARD)):
-        found = re.search(name + r"{kVectorBytes < kLine \? (\d) : (\d), (\d), \d+}", text)
+        found = re.search(name + r"{kVectorBytes < kLine \? (\d) : (\d), (\d), \d+, (?:true|false)}", text)
         assert found is not None
         short, line, far = map(int, found.groups())
         assert (line, short, far) == widths

@@ -12,9 +12,10 @@ constexpr int64_t kChunkCost = 32768;
 // The cost of a chunk, where a connection takes so many vectors; none if there are fewer samples than a
 // vector has lanes, which take half as long. Chunks of panels in place are small, so that what the panels of
 // a chunk have in common, lines and pages that lie in a row, is still at hand.
-inline int64_t chunk_cost(bool in_place, int64_t vectors) {
+template <class A, class S>
+int64_t chunk_cost(const Panels<A, S>& panels, int64_t vectors) {
   if (vectors == 0) return kChunkCost / 2;
-  return kChunkCost / vectors / (in_place ? 64 : 1);
+  return kChunkCost / vectors / (panels.in_place() && panels.count() > 1 ? 64 : 1);
 }
 
 // All threads on the chunks of all panels. Calls compute(panel, slice, chunk, pieces), and finish(slice,
@@ -59,7 +60,7 @@ void spmm(const Plan<A, I>& plan, const Sparse<A, I>& w, const Activations<const
   const auto packing = sparselinear::packing<A, S>(plan.micro.lanes);
   const int64_t width = plan.micro.width;
   const Panels<A, S> panels(input, packing, plan);
-  const auto chunks = cut(w, chunk_cost(panels.in_place(), width / kLanes<A>));
+  const auto chunks = cut(w, chunk_cost(panels, width / kLanes<A>));
   const auto compute = [&](const Panel<A>& panel, const Slice& slice, int64_t chunk, Pieces<A>& pieces) {
     const auto rows = [&](int64_t first, int64_t last) {
       alignas(64) A tile[kBlock * kMostWidth<A>];
@@ -104,7 +105,7 @@ void backward(const Plan<A, I>& plan, const Sparse<A, I>& w, bool sum,
   const int64_t width = plan.micro.width, nnz = w.nnz();
   const auto loop = sum ? plan.micro.multiply_and_dot : plan.micro.dot;
   const Panels<A, S> panels(grad_output, packing, plan);
-  const auto chunks = cut(w, chunk_cost(panels.in_place(), 2 * width / kLanes<A>));
+  const auto chunks = cut(w, chunk_cost(panels, 2 * width / kLanes<A>));
   // Dot products are added to those of the panels before, or begin anew, in `dots`.
   const auto compute = [&](const Panel<A>& panel, const Slice& slice, int64_t chunk, Pieces<A>& pieces,
                            bool add, A* dots) {

@@ -19,11 +19,12 @@ inline int64_t cache_size() {
   return 1 << 20;
 }
 
-// Vectors of a panel: the fewest where a second-level cache holds it, and those where none does. And how
-// often the rows of feature-major activations are read at most, in the mean, if they are not copied into
-// panels.
+// Vectors of a panel: the fewest where a second-level cache holds it, and those where none does. How often
+// the rows of feature-major activations are read at most, in the mean, if they are not copied into panels for
+// it. And whether each connection yields a dot product.
 struct Widths {
   int64_t fewest, far, few_times;
+  bool dots;
 };
 
 // Where a vector is a line, one is enough for forward; in backward, where each panel costs a pass over the
@@ -34,23 +35,22 @@ struct Widths {
 // Afar, two lines in a row are fetched as one. Scale-free pattern of 50,000, degree 30, batch 128, one
 // thread: forward 37 ms with two vectors and 44 with four, for hubs stay in the cache longer; backward 73
 // and 66.
-//
-// Time of activations as they lie over that of panels, 4096 x 4096, batch 256, Zen 5: 10, 16 and 41
-// connections a row, forward 1.05, 1.2, 1.4, both gradients 0.8, 0.8, 1.0; these at batch 64 and 12 a row
-// 0.77, at batch 1024 and 20 a row 1.09.
-constexpr Widths kForward{kVectorBytes < kLine ? 4 : 1, 2, 8}, kBackward{kVectorBytes < kLine ? 4 : 2, 4, 24};
+constexpr Widths kForward{kVectorBytes < kLine ? 4 : 1, 2, 8, false},
+    kBackward{kVectorBytes < kLine ? 4 : 2, 4, 24, true};
 
-// The most vectors of a panel that a cache has to hold. Where it is read in place none has to, and longer
-// rows are better: 8 vectors took 0.85 of the time of 4 (4096 x 4096, 0.1 %, batch 256).
+// The most vectors of a panel that a cache has to hold.
 constexpr int64_t kMost = 4;
+
+// Second-level caches in activations that are near enough to be read at random as they lie: what the last
+// level holds on most machines.
+constexpr int64_t kManyCaches = 16;
 
 // Vectors of a panel (kernels/panels.py has the same rule) for a batch of a vector or more and as many
 // features that are gathered: wide enough that an index serves many samples, and small enough for the
 // second-level cache where that is possible. Half of the cache is for what streams by.
 template <class A>
-int64_t vectors_of_panel(int64_t batch, int64_t features, bool in_place, Widths widths) {
+int64_t vectors_of_panel(int64_t batch, int64_t features, Widths widths) {
   constexpr int64_t N = kLanes<A>;
-  if (in_place && batch % (kMostVectors * N) == 0) return kMostVectors;
   const int64_t cache = cache_size();
   const auto bytes = [=](int64_t vectors) { return features * vectors * kVectorBytes; };
   int64_t vectors = kMost;
@@ -60,38 +60,81 @@ int64_t vectors_of_panel(int64_t batch, int64_t features, bool in_place, Widths 
   return ceil_div(ceil_div(batch, panels), N);
 }
 
+// Vectors of the rows of feature-major activations that are read where they lie, and not copied into panels;
+// none if they are. No cache has to hold those, and longer rows are better: the widest loops that the batch
+// is a multiple of. Time of copies over that, Zen 5, forward and both gradients:
+// - One row is the whole batch, of up to kMost vectors. 4096 x 4096, batch 48, 64: 0.3 % 2.0, 1.7 and 1.5,
+//   1.3; 1 % 1.4, 1.2 and 1.9, 1.6; 10 % 1.5, 1.15 and 1.3, 1.1; 30 %, where copied rows go side by
+//   side, 1.0, 0.76 and 1.1, 0.9. 8,192 features, 5 %, batch 32 1.3, 1.1. Of kMostVectors, in the
+//   second-level cache: 1024 features, batch 128, 3 and 10 % 1.3, 1.3 and 1.7, 1.3; beyond it, 4096 features,
+//   1 to 10 % 0.9 to 1.1.
+// - Each row is read a few times. 4096 x 4096, batch 256, 10, 16 and 41 times: forward 0.95, 0.83, 0.7, both
+//   gradients 1.25, 1.25, 1.0; these at batch 64 and 12 times 1.3, at batch 1024 and 20 times 0.92.
+// - A cache holds no panel of two vectors, and the batch is not much larger than it. Forward, batch 128:
+// 6,000
+//   features, 12 times 1.6, 60 times 1.04; 12,000, 36 times 1.6; 16,384, 33 and 82 times 1.8, 1.3; 30,000, 30
+//   and 120 times 1.45, 1.05. Batch 256: 16,384, 33 times 1.25, 82 times 0.8; 100,000 features, 30 times 0.8.
+template <class A>
+int64_t vectors_in_place(int64_t batch, int64_t features, const Structure& w, Widths widths) {
+  constexpr double kDense = 0.2;
+  constexpr int64_t kFewSamples = 12800;
+  const int64_t cache = cache_size(), bytes = features * batch * static_cast<int64_t>(sizeof(A));
+  int64_t vectors = kMostVectors;
+  while (vectors && batch % (vectors * kLanes<A>)) vectors = std::min(vectors - 1, kMost);
+  const bool whole = vectors && batch == vectors * kLanes<A> && (vectors <= kMost || bytes <= cache);
+  if (whole && w.nnz() < kDense * static_cast<double>(w.count()) * features) return vectors;
+  const bool narrow = features * 2 * kVectorBytes > cache / 2 && bytes <= kManyCaches * cache;
+  const bool few_times = w.nnz() < widths.few_times * features ||
+                         (narrow && !widths.dots && w.nnz() * batch < kFewSamples * features);
+  if (!few_times) return 0;
+  return vectors > 2 ? vectors : vectors_of_panel<A>(batch, features, widths);
+}
+
 // How far ahead rows are asked for, in connections. Where they come from afar: so many, of at most so many
 // bytes. Time over that of 24 connections, Zen 5, 200,000 features, 20 a row: batch 32 (rows of 128 bytes)
 // forward 0.7, both gradients 0.8; batch 4 0.9, 1.0; rows of 256 bytes differ by less than noise.
-constexpr int64_t kAhead = 24, kFarAhead = 64, kFarAheadBytes = 8 << 10;
+//
+// To ask for a row of one line takes as many instructions as to read it. Where all rows take so many caches
+// or less and a row of W has so many connections or more, sums of one connection do not keep the processor
+// from the next ones. Time of forward with rows asked for over that without, batch-major and feature-major,
+// Zen 5:
+//   batch            4           8           16
+//   50,000, 30 a row 1.15, 1.0   1.3, 1.4    1.5, 1.5      (4 and 8 of 20,000, 40 a row, fit in the cache;
+//   100,000, 16      1.25, 1.35  1.0, 1.2    1.5, 1.4       batch 16 1.8, 1.6)
+//   200,000, 20      1.1, 1.1    1.2, 1.2    1.7, 1.7
+//   100,000, 5       0.63, 1.0   0.65, 1.05  0.7, 0.95
+//   400,000, 20      1.0, 1.2    0.9, 1.0    0.9, 0.9
+constexpr int64_t kAhead = 24, kFarAhead = 64, kFarAheadBytes = 8 << 10, kLongEnough = 12;
 
 template <class A, class S, class I>
-Plan<A, I> plan_for(const Tensor& gathered, int64_t nnz, Widths widths) {
+Plan<A, I> plan_for(const Tensor& gathered, const Structure& w, Widths widths) {
   constexpr int64_t N = kLanes<A>, kSize = sizeof(A);
   const int64_t batch = gathered.size(0), features = gathered.size(1), cache = cache_size();
-  // Activations may be read where they lie, if each row is read a few times only; the numbers of a single
-  // sample, if they lie side by side.
+  // Activations may be read where they lie in the type of the sums; the numbers of a single sample, if they
+  // lie side by side.
   const bool lies_so =
       std::is_same_v<A, S> && (batch == 1 ? gathered.stride(1) == 1 : feature_major(gathered));
-  const bool few_times = lies_so && nnz < widths.few_times * features;
-  int64_t lanes = N, vectors = 1;
+  int64_t lanes = N, vectors = 1, in_place = 0;
   if (batch < N) {
     for (lanes = batch <= 1 ? 1 : 4; lanes < batch;) lanes *= 2;
     lanes = std::min(lanes, N);
   } else {
-    vectors = vectors_of_panel<A>(batch, features, few_times, widths);
+    if (lies_so) in_place = vectors_in_place<A>(batch, features, w, widths);
+    vectors = in_place ? in_place : vectors_of_panel<A>(batch, features, widths);
   }
   const auto loops = micro<A, I>(static_cast<int>(lanes), static_cast<int>(vectors));
   const int64_t row = loops.width * kSize;
   // A panel that is the whole batch would be copied as it is: Zen 5, feature-major, forward took 1.6 times as
   // long so at 4096 x 4096, 1 %, batch 16, and 1.0 to 1.5 times from afar (200,000 features, batch 16).
-  const bool read_in_place = few_times || (lies_so && batch == loops.width);
+  const bool read_in_place = in_place || (lies_so && batch == loops.width);
   const int64_t gathered_from = features * (read_in_place ? batch : loops.width) * kSize;
   const bool far = gathered_from > cache;
-  // Of a panel as large as the cache a part is lost to what streams by, if it is not read in order. To ask
-  // for a row of one line takes as many instructions as to read it.
-  const bool near = !far && gathered_from > cache / 2 && row >= 2 * kLine;
-  const int64_t ahead = far ? std::min(kFarAhead, kFarAheadBytes / row) : near ? kAhead : 0;
+  const bool unasked = row <= kLine && gathered_from <= kManyCaches * cache &&
+                       w.nnz() >= kLongEnough * w.count() && !widths.dots;
+  // Of a panel as large as the cache a part is lost to what streams by, if it is not read in order. Vectors
+  // of a line do not wait for it: with rows asked for, forward took 1.0 to 1.2 times as long.
+  const bool near = kVectorBytes < kLine && !far && gathered_from > cache / 2 && row >= 2 * kLine;
+  const int64_t ahead = far && !unasked ? std::min(kFarAhead, kFarAheadBytes / row) : near ? kAhead : 0;
   return {loops, read_in_place, far, ahead};
 }
 

@@ -29,7 +29,7 @@ void Typed<S, I>::spmm(const Structure& w, const Tensor& values, const std::opti
   const auto from = to_read<S>(input);
   const auto to = to_write<S>(output);
   if (multiplies_zeros<A>(input, w) && spmm_with_zeros(rows, from, read<S>(bias), to)) return;
-  sparselinear::spmm(plan_for<A, S, I>(input, w.nnz(), kForward), rows, from, read<S>(bias), to);
+  sparselinear::spmm(plan_for<A, S, I>(input, w, kForward), rows, from, read<S>(bias), to);
 }
 
 template <class S, class I>
@@ -37,8 +37,8 @@ void Typed<S, I>::scatter(const Structure& rows, const Tensor& values, const Ten
                           const Tensor& grad_input) {
   using A = Accumulator<S>;
   const Ordered<A, S, I> summed(offsets_of<I>(rows), read<S>(values), nullptr);
-  sparselinear::scatter(plan_for<A, S, I>(grad_output, rows.nnz(), kForward),
-                        sparse<A, I>(rows, summed.data()), to_read<S>(grad_output), to_write<S>(grad_input));
+  sparselinear::scatter(plan_for<A, S, I>(grad_output, rows, kForward), sparse<A, I>(rows, summed.data()),
+                        to_read<S>(grad_output), to_write<S>(grad_input));
 }
 
 // With grad_output and input in each other's place: what is gathered is the input, and the results come in
@@ -56,7 +56,7 @@ void Typed<S, I>::sddmm(const Structure& rows, const Tensor& grad_output, const 
   if (multiplies_zeros<A>(input, rows))
     sddmm_with_zeros(w, own, gathered, dots.data());
   else
-    sparselinear::backward(plan_for<A, S, I>(input, rows.nnz(), kBackward), w, false, gathered, own,
+    sparselinear::backward(plan_for<A, S, I>(input, rows, kBackward), w, false, gathered, own,
                            Activations<S>{}, dots.data());
   dots.deliver();
 }
@@ -74,7 +74,7 @@ void Typed<S, I>::backward(const Structure& rows, const Structure& columns, cons
   const auto offsets = offsets_of<I>(columns);
   const Ordered<A, S, I> ordered(offsets, read<S>(values), read<I>(order));
   const Dots<A, S, I> dots(offsets, read<I>(order), static_cast<S*>(grad_values.mutable_data_ptr()));
-  sparselinear::backward(plan_for<A, S, I>(grad_output, columns.nnz(), kBackward),
+  sparselinear::backward(plan_for<A, S, I>(grad_output, columns, kBackward),
                          sparse<A, I>(columns, ordered.data()), true, to_read<S>(grad_output),
                          to_read<S>(input), to_write<S>(grad_input), dots.data());
   dots.deliver();
