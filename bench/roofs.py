@@ -136,7 +136,7 @@ class Work:
 def work(product: Product, shape: tuple[int, int], nnz: int, batch: int, probe: Probe) -> Work:
     """Bytes and operations of a product of W of this shape, for batches that fill a vector or more."""
     rows, features = shape[::-1] if product.by_columns else shape  # features are gathered
-    width = _width(product, batch, features, probe.found)
+    width = _width(product, batch, features, nnz, probe.found)
     panels, panel_bytes = ceil_div(batch, width), features * width * FLOAT
     values = nnz * FLOAT
     # Gone through for each panel: indices, offsets, values. The dot products are written for the first
@@ -162,10 +162,10 @@ def work(product: Product, shape: tuple[int, int], nnz: int, batch: int, probe: 
     )
 
 
-def _width(product: Product, batch: int, features: int, found: dict[str, Any]) -> int:
+def _width(product: Product, batch: int, features: int, nnz: int, found: dict[str, Any]) -> int:
     widths = WIDTHS_BACKWARD if product.dots else WIDTHS_FORWARD
     sizes = {"vector_bytes": found["vector_bytes"], "cache_bytes": found["l2_bytes"]}
-    return panel_width(batch, features, FLOAT, widths, **sizes)
+    return panel_width(batch, features, nnz, FLOAT, widths, **sizes)
 
 
 @dataclass(frozen=True)

@@ -55,16 +55,41 @@ CASES = [  # batch, features, itemsize, widths, vector_bytes, KiB of cache, samp
 
 @pytest.mark.parametrize("case", CASES, ids=[str(case[-1]) for case in CASES])
 def test_width(case: tuple[int, int, int, Widths, int, int, int, str]) -> None:
-    batch, features, itemsize, far, vector, cache, samples, _ = case
+    batch, features, itemsize, widths, vector, cache, samples, _ = case
     sizes = {"vector_bytes": vector, "cache_bytes": cache << 10}
-    assert panel_width(batch, features, itemsize, far, **sizes) == samples
+    assert panel_width(batch, features, 63 * features, itemsize, widths, **sizes) == samples
+
+
+@pytest.mark.parametrize(
+    ("batch", "features", "times", "widths", "samples"),
+    [
+        (33, 8192, 63, WIDTHS_FORWARD, 32),  # two panels of two vectors
+        (33, 8192, 64, WIDTHS_FORWARD, 48),
+        (48, 8192, 64, WIDTHS_BACKWARD, 48),
+        (32, 8192, 64, WIDTHS_FORWARD, 32),  # fills one panel
+        (49, 8192, 64, WIDTHS_FORWARD, 32),  # does not fit in one
+        (48, 10_922, 64, WIDTHS_BACKWARD, 48),
+        (48, 10_923, 64, WIDTHS_BACKWARD, 32),  # the cache does not hold three vectors
+        (48, 40_000, 1, WIDTHS_FORWARD, 48),  # it does not hold two
+        (17, 16_384, 64, WIDTHS_FORWARD, 32),
+        (80, 100, 64, WIDTHS_FORWARD, 48),  # five vectors are none
+        (256, 16_384, 255, WIDTHS_FORWARD, 16),
+        (256, 16_384, 256, WIDTHS_FORWARD, 32),  # two vectors in all of the cache
+        (256, 16_385, 256, WIDTHS_FORWARD, 16),
+        (256, 16_384, 256, WIDTHS_BACKWARD, 32),
+        (256, 100, 256, WIDTHS_FORWARD, 64),
+    ],
+)
+def test_rows_read_often(batch: int, features: int, times: int, widths: Widths, samples: int) -> None:
+    sizes = {"vector_bytes": 64, "cache_bytes": 2 << 20}
+    assert panel_width(batch, features, times * features, 4, widths, **sizes) == samples
 
 
 @pytest.mark.parametrize("batch", [2, 7, 16, 31, 80, 100, 1000])
 @pytest.mark.parametrize("features", [10, 5000, 20_000, 50_000])
 def test_panels_are_whole_vectors_and_hold_the_batch(batch: int, features: int) -> None:
     """No panel stands empty, and the same number of panels would not do with a vector less."""
-    width = panel_width(batch, features, 4, WIDTHS_FORWARD, vector_bytes=64, cache_bytes=2 << 20)
+    width = panel_width(batch, features, 0, 4, WIDTHS_FORWARD, vector_bytes=64, cache_bytes=2 << 20)
     panels = ceil(batch / width)
     assert batch <= panels * width < batch + (16 if batch > 16 else 17) * panels
     assert width % 16 == 0 or width in (4, 8)
@@ -136,8 +161,14 @@ def test_the_rule_is_that_of_the_sources() -> None:
         short, line, far = map(int, found.groups())
         assert (line, short, far) == widths
     assert "kMost = 4;" in text
-    assert "while (vectors > widths.fewest && bytes(vectors) > cache / 2) vectors /= 2;" in text
-    assert "if (bytes(vectors) > cache) vectors = widths.far;" in text
+    assert "while (vectors > fewest && bytes(vectors) > cache / 2) vectors /= 2;" in text
+    assert "far = bytes(vectors) > cache;" in text
+    assert "if (far) vectors = widths.far;" in text
+    assert "kManyTimes = 64, kVeryManyTimes = 256;" in text
+    assert "pairs = bytes(2) <= cache && nnz >= kVeryManyTimes * features;" in text
+    assert "fewest = std::max<int64_t>(widths.fewest, pairs ? 2 : 1);" in text
+    assert "one = far || (bytes(vectors + 1) <= cache && nnz >= kManyTimes * features);" in text
+    assert "if (one && vectors < kMost && ceil_div(batch, N) == vectors + 1) return vectors + 1;" in text
     assert "kMany = 4 << 20, kLongColumn = 256;" in text
     assert "return batch * kSize <= (many ? 4 : 2) * kLine;" in text
     assert "kDense = 0.4;" in text

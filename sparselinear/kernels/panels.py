@@ -6,6 +6,7 @@ from math import ceil, inf
 from typing import NamedTuple
 
 _MOST = 4  # vectors of a panel
+_MANY_TIMES, _VERY_MANY_TIMES = 64, 256  # that a row of it is read, from which on it may be larger
 _LINE = 64  # bytes
 
 
@@ -45,6 +46,7 @@ _MOST_SAMPLES, _PANEL_BYTES, _PARTS_BYTES = 512, 32 << 20, {4: 6, 2: 4}
 def panel_width(
     batch: int,
     features: int,
+    nnz: int,
     itemsize: int,
     widths: Widths,
     *,
@@ -56,6 +58,7 @@ def panel_width(
     Args:
         batch: rows of the input.
         features: of the activations that are gathered.
+        nnz: the connections.
         itemsize: bytes of a number in the type of the sums: 4, or 8 for float64.
         widths: WIDTHS_FORWARD or WIDTHS_BACKWARD.
         vector_bytes: of a vector of the processor.
@@ -69,10 +72,16 @@ def panel_width(
         return min(width, lanes)
     row = features * lanes * itemsize
     vectors, fewest = _MOST, widths.fewest_short if vector_bytes < _LINE else widths.fewest
+    if 2 * row <= cache_bytes and nnz >= _VERY_MANY_TIMES * features:
+        fewest = max(fewest, 2)
     while vectors > fewest and vectors * row > cache_bytes // 2:
         vectors //= 2
-    if vectors * row > cache_bytes:
+    far = vectors * row > cache_bytes
+    if far:
         vectors = widths.far
+    one = far or ((vectors + 1) * row <= cache_bytes and nnz >= _MANY_TIMES * features)
+    if one and vectors < _MOST and ceil(batch / lanes) == vectors + 1:
+        return (vectors + 1) * lanes
     panels = ceil(batch / (vectors * lanes))
     return ceil(ceil(batch / panels) / lanes) * lanes
 

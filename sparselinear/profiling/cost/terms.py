@@ -192,6 +192,7 @@ def _product(work: Workload, rows: int, features: int, spread: Skew, widths: Wid
     width = panel_width(
         work.batch,
         features,
+        work.nnz,
         _summed(work),
         widths,
         vector_bytes=chip.vector_bytes,
