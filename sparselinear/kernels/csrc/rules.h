@@ -80,16 +80,16 @@ int64_t vectors_of_panel(int64_t batch, int64_t features, int64_t nnz, Widths wi
 // none if they are. No cache has to hold those, and longer rows are better: the widest loops that the batch
 // is a multiple of. Time of copies over that, Zen 5, forward and both gradients:
 // - One row is the whole batch, of up to kMost vectors. 4096 x 4096, batch 48, 64: 0.3 % 2.0, 1.7 and 1.5,
-//   1.3; 1 % 1.4, 1.2 and 1.9, 1.6; 10 % 1.5, 1.15 and 1.3, 1.1; 30 %, where copied rows go side by
-//   side, 1.0, 0.76 and 1.1, 0.9. 8,192 features, 5 %, batch 32 1.3, 1.1. Of kMostVectors, in the
-//   second-level cache: 1024 features, batch 128, 3 and 10 % 1.3, 1.3 and 1.7, 1.3; beyond it, 4096 features,
-//   1 to 10 % 0.9 to 1.1.
+//   1.3; 1 % 1.4, 1.2 and 1.9, 1.6; 10 % 1.5, 1.15 and 1.3, 1.1; 30 %, where copied rows go side by side,
+//   1.0, 0.76 and 1.1, 0.9. 8,192 features, 5 %, batch 32 1.3, 1.1. Of kMostVectors, in the second-level
+//   cache: 1024 features, batch 128, 3 and 10 % 1.3, 1.3 and 1.7, 1.3; beyond it, 4096 features, 1 to 10 %,
+//   0.9 to 1.1.
 // - Each row is read a few times. 4096 x 4096, batch 256, 10, 16 and 41 times: forward 0.95, 0.83, 0.7, both
 //   gradients 1.25, 1.25, 1.0; these at batch 64 and 12 times 1.3, at batch 1024 and 20 times 0.92.
 // - A cache holds no panel of two vectors, and the batch is not much larger than it. Forward, batch 128:
-// 6,000
-//   features, 12 times 1.6, 60 times 1.04; 12,000, 36 times 1.6; 16,384, 33 and 82 times 1.8, 1.3; 30,000, 30
-//   and 120 times 1.45, 1.05. Batch 256: 16,384, 33 times 1.25, 82 times 0.8; 100,000 features, 30 times 0.8.
+//   6,000 features, 12 times 1.6, 60 times 1.04; 12,000, 36 times 1.6; 16,384, 33 and 82 times 1.8, 1.3;
+//   30,000, 30 and 120 times 1.45, 1.05. Batch 256: 16,384, 33 times 1.25, 82 times 0.8; 100,000, 30 times
+//   0.8.
 template <class A>
 int64_t vectors_in_place(int64_t batch, int64_t features, const Structure& w, Widths widths) {
   constexpr double kDense = 0.2;
@@ -114,12 +114,13 @@ int64_t vectors_in_place(int64_t batch, int64_t features, const Structure& w, Wi
 // or less and a row of W has so many connections or more, sums of one connection do not keep the processor
 // from the next ones. Time of forward with rows asked for over that without, batch-major and feature-major,
 // Zen 5:
-//   batch            4           8           16
-//   50,000, 30 a row 1.15, 1.0   1.3, 1.4    1.5, 1.5      (4 and 8 of 20,000, 40 a row, fit in the cache;
-//   100,000, 16      1.25, 1.35  1.0, 1.2    1.5, 1.4       batch 16 1.8, 1.6)
-//   200,000, 20      1.1, 1.1    1.2, 1.2    1.7, 1.7
-//   100,000, 5       0.63, 1.0   0.65, 1.05  0.7, 0.95
-//   400,000, 20      1.0, 1.2    0.9, 1.0    0.9, 0.9
+//   batch              4            8            16
+//   20,000, 40 a row   (near)       (near)       1.8, 1.6
+//   50,000, 30         1.15, 1.0    1.3, 1.4     1.5, 1.5
+//   100,000, 16        1.25, 1.35   1.0, 1.2     1.5, 1.4
+//   200,000, 20        1.1, 1.1     1.2, 1.2     1.7, 1.7
+//   100,000, 5         0.63, 1.0    0.65, 1.05   0.7, 0.95
+//   400,000, 20        1.0, 1.2     0.9, 1.0     0.9, 0.9
 constexpr int64_t kAhead = 24, kFarAhead = 64, kFarAheadBytes = 8 << 10, kLongEnough = 12;
 
 template <class A, class S, class I>
