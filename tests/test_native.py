@@ -313,6 +313,15 @@ def test_wrong_dtypes_are_refused_before(
         functional.sparse_linear(given["input"], given["values"], pattern, given["bias"])
 
 
+def test_a_result_without_memory() -> None:
+    """More bytes than there are addresses, for an input that takes none."""
+    pattern = interop.to_pattern(np.ones((100_000, 1), dtype=np.float32))
+    x = torch.zeros(1, 1).expand(10**10, 1)
+    expected = f"expected memory for a result of {4 * 10**15} bytes"
+    with kernels.use("native"), torch.no_grad(), pytest.raises(RuntimeError, match=expected):
+        functional.sparse_linear(x, torch.ones(pattern.nnz), pattern)
+
+
 @pytest.mark.parametrize("path", compiled.SHIPPED, ids=compiled.name_of)
 def test_matrices_that_ship(path: Path) -> None:
     compiled.check_file(NATIVE, path, *DTYPES)

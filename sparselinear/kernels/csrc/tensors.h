@@ -93,12 +93,15 @@ Tensor empty_strided(const Tensor& like, const std::array<int64_t, N>& sizes,
                      const std::array<int64_t, N>& strides) {
   constexpr size_t kKept = size_t{32} << 20;
   int32_t dtype;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
+  size_t bytes = aoti_torch_dtype_element_size(dtype);
+  for (const int64_t size : sizes) bytes *= size;
   AtenTensorHandle handle;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(N, sizes.data(), strides.data(), dtype,
-                                                         aoti_torch_device_type_cpu(), 0, &handle));
+  const AOTITorchError failed = aoti_torch_empty_strided(N, sizes.data(), strides.data(), dtype,
+                                                         aoti_torch_device_type_cpu(), 0, &handle);
+  STD_TORCH_CHECK(!failed, "expected memory for a result of ", bytes,
+                  " bytes, but torch can't allocate it; use a smaller batch");
   const Tensor result(handle);
-  const size_t bytes = result.numel() * result.element_size();
   if (bytes > kKept) ask_for_huge_pages(result.mutable_data_ptr(), bytes);
   return result;
 }
