@@ -120,7 +120,7 @@ def test_samples_a_multiple_of_4_kib_apart(batch: int, dtype: torch.dtype) -> No
 
 @each(SKEWED)
 @pytest.mark.parametrize("transposed", [False, True], ids=["rows", "columns"])
-@pytest.mark.parametrize("batch", [3, 50])
+@pytest.mark.parametrize("batch", [3, 50, 64])
 def test_rows_longer_than_a_chunk(case: Case, transposed: bool, batch: int) -> None:
     patterns = [pattern_of(case), pattern_of(case, torch.int64)]
     short, long = (pattern.transposed if transposed else pattern for pattern in patterns)
@@ -142,7 +142,7 @@ def check_both_ways(case: Case, batch: int, dtype: torch.dtype, truth_of: Callab
 
 
 @each(SHORT)
-@pytest.mark.parametrize("batch", [1, 2, 5, 8, 15, 16, 31, 64, 130])
+@pytest.mark.parametrize("batch", [1, 2, 5, 8, 15, 16, 31, 40, 64, 130])
 @each_dtype
 def test_short_rows(case: Case, batch: int, dtype: torch.dtype) -> None:
     check_both_ways(case, batch, dtype, sparse_oracle)

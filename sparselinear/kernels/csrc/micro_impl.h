@@ -92,7 +92,6 @@ void multiply_abreast(Source<L * V, kNear, A> source, Sparse<A, I> w, const I* o
 template <int L, int V, bool kNear, class A, class I>
 void multiply_rows(Source<L * V, kNear, A> source, Sparse<A, I> w, Span<I> span, bool abreast, Rows<A> sums) {
   int64_t r = 0;
-  const int64_t nnz = w.nnz();
   if constexpr (L == kLanes<A> && V < kMostVectors)
     if (abreast)
       for (; r + kAbreast<V> <= span.rows; r += kAbreast<V>)
@@ -100,7 +99,8 @@ void multiply_rows(Source<L * V, kNear, A> source, Sparse<A, I> w, Span<I> span,
   for (; r < span.rows; ++r) {
     const int64_t first = span.offsets[r], last = span.offsets[r + 1];
     if constexpr (L == 1)
-      *sums.row(r) = gathered_dot(source.data, w.index + first, w.values + first, last - first, nnz - first);
+      *sums.row(r) =
+          gathered_dot(source.data, w.index + first, w.values + first, last - first, w.nnz() - first);
     else
       weighted_sum<L, V>(source, w, first, last, false, sums.row(r));
   }

@@ -92,13 +92,13 @@ int64_t vectors_of_panel(int64_t batch, int64_t features, int64_t nnz, Widths wi
 //   0.8.
 template <class A>
 int64_t vectors_in_place(int64_t batch, int64_t features, const Structure& w, Widths widths) {
-  constexpr double kDense = 0.2;
+  constexpr double kDensest = 0.2;
   constexpr int64_t kFewSamples = 12800;
   const int64_t cache = cache_size(), bytes = features * batch * static_cast<int64_t>(sizeof(A));
   int64_t vectors = kMostVectors;
   while (vectors && batch % (vectors * kLanes<A>)) vectors = std::min(vectors - 1, kMost);
   const bool whole = vectors && batch == vectors * kLanes<A> && (vectors <= kMost || bytes <= cache);
-  if (whole && w.nnz() < kDense * static_cast<double>(w.count()) * features) return vectors;
+  if (whole && w.nnz() < kDensest * static_cast<double>(w.count()) * features) return vectors;
   const bool narrow = features * 2 * kVectorBytes > cache / 2 && bytes <= kManyCaches * cache;
   const bool few_times = w.nnz() < widths.few_times * features ||
                          (narrow && !widths.dots && w.nnz() * batch < kFewSamples * features);
