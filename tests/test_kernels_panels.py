@@ -45,11 +45,16 @@ CASES = [  # batch, features, itemsize, widths, vector_bytes, KiB of cache, samp
     (256, 100, 4, WIDTHS_FORWARD, 32, 1024, 32, "AVX2: four vectors of 8"),
     (256, 8192, 4, WIDTHS_FORWARD, 32, 1024, 32, "AVX2: no fewer than four, up to all of the cache"),
     (256, 8193, 4, WIDTHS_FORWARD, 32, 1024, 16, "AVX2, beyond it, forward: two vectors"),
+    (256, 16_384, 4, WIDTHS_FORWARD, 32, 1024, 16, "AVX2, two vectors fill the cache"),
+    (256, 16_385, 4, WIDTHS_FORWARD, 32, 1024, 32, "AVX2, nor do two fit: four again"),
+    (256, 98_304, 4, WIDTHS_FORWARD, 32, 1024, 32, "AVX2, four vectors in twelve caches"),
+    (256, 98_305, 4, WIDTHS_FORWARD, 32, 1024, 16, "AVX2, very many features: two vectors"),
     (256, 8193, 4, WIDTHS_BACKWARD, 32, 1024, 32, "AVX2, beyond it, backward: four"),
     (256, 100, 8, WIDTHS_FORWARD, 16, 1024, 8, "NEON, float64: four vectors of 2"),
     (3, 100, 8, WIDTHS_FORWARD, 16, 1024, 4, "NEON, float64: two vectors of 2 for three samples"),
     (2, 100, 8, WIDTHS_FORWARD, 16, 1024, 2, "NEON, float64: one vector of 2"),
-    (256, 50_000, 4, WIDTHS_FORWARD, 16, 1024, 8, "NEON, beyond the cache: two vectors of 4"),
+    (256, 30_000, 4, WIDTHS_FORWARD, 16, 1024, 8, "NEON, beyond the cache: two vectors of 4"),
+    (256, 50_000, 4, WIDTHS_FORWARD, 16, 1024, 16, "NEON, far beyond it: four"),
 ]
 
 
@@ -83,6 +88,12 @@ def test_width(case: tuple[int, int, int, Widths, int, int, int, str]) -> None:
 def test_rows_read_often(batch: int, features: int, times: int, widths: Widths, samples: int) -> None:
     sizes = {"vector_bytes": 64, "cache_bytes": 2 << 20}
     assert panel_width(batch, features, times * features, 4, widths, **sizes) == samples
+
+
+@pytest.mark.parametrize(("times", "samples"), [(63, 16), (64, 32)])
+def test_short_vectors_of_rows_read_often(times: int, samples: int) -> None:
+    sizes = {"vector_bytes": 32, "cache_bytes": 1 << 20}
+    assert panel_width(256, 10_000, times * 10_000, 4, WIDTHS_FORWARD, **sizes) == samples
 
 
 @pytest.mark.parametrize("batch", [2, 7, 16, 31, 80, 100, 1000])
@@ -163,8 +174,10 @@ def test_the_rule_is_that_of_the_sources() -> None:
     assert "kMost = 4;" in text
     assert "while (vectors > fewest && bytes(vectors) > cache / 2) vectors /= 2;" in text
     assert "far = bytes(vectors) > cache;" in text
-    assert "if (far) vectors = widths.far;" in text
-    assert "kManyTimes = 64, kVeryManyTimes = 256;" in text
+    assert "if (far && !wide) vectors = widths.far;" in text
+    assert "wide = kVectorBytes < kLine && (bytes(2) <= cache ? nnz >= kManyTimes * features" in text
+    assert ": bytes(kMost) <= kSeveralCaches * cache);" in text
+    assert "kManyTimes = 64, kVeryManyTimes = 256, kSeveralCaches = 12;" in text
     assert "pairs = bytes(2) <= cache && nnz >= kVeryManyTimes * features;" in text
     assert "fewest = std::max<int64_t>(widths.fewest, pairs ? 2 : 1);" in text
     assert "one = far || (bytes(vectors + 1) <= cache && nnz >= kManyTimes * features);" in text

@@ -168,10 +168,22 @@ def millions() -> SparsityPattern:
 
 
 @pytest.mark.parametrize(
-    ("batch", "dtype"), [(17, torch.float32), (17, torch.float64), (65, torch.bfloat16)], ids=str
+    ("batch", "dtype"),
+    [
+        (5, torch.float32),
+        (17, torch.float32),
+        (17, torch.float64),
+        (40, torch.float32),
+        (65, torch.float32),
+        (65, torch.bfloat16),
+    ],
+    ids=str,
 )
 def test_millions_of_connections(millions: SparsityPattern, batch: int, dtype: torch.dtype) -> None:
-    """More than 256 chunks of the least size, so that chunks grow; and the blocks of the permutation."""
+    """More than 256 chunks of the least size, so that chunks grow; and the blocks of the permutation.
+
+    And indices and values that are asked for ahead, in short vectors, in as many ways as there are loops.
+    """
     given = arguments(millions, batch, dtype)
     check(millions, given, oracle(millions, *given))
 

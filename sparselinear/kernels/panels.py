@@ -8,6 +8,7 @@ from typing import NamedTuple
 _MOST = 4  # vectors of a panel
 _MANY_TIMES, _VERY_MANY_TIMES = 64, 256  # that a row of it is read, from which on it may be larger
 _LINE = 64  # bytes
+_SEVERAL_CACHES = 12  # that the widest panel takes at most, where a vector is shorter than a line
 
 
 class Widths(NamedTuple):
@@ -16,7 +17,8 @@ class Widths(NamedTuple):
     Attributes:
         fewest: where a second-level cache holds it, and a vector is a line of the cache.
         fewest_short: the same, where a vector is shorter.
-        far: where no second-level cache holds it.
+        far: where no second-level cache holds it; if a vector is shorter than a line, of very many features
+            only, or of few that are read seldom.
     """
 
     fewest: int
@@ -77,7 +79,12 @@ def panel_width(
     while vectors > fewest and vectors * row > cache_bytes // 2:
         vectors //= 2
     far = vectors * row > cache_bytes
-    if far:
+    wide = (
+        nnz >= _MANY_TIMES * features
+        if 2 * row <= cache_bytes
+        else _MOST * row <= _SEVERAL_CACHES * cache_bytes
+    )
+    if far and not (wide and vector_bytes < _LINE):
         vectors = widths.far
     one = far or ((vectors + 1) * row <= cache_bytes and nnz >= _MANY_TIMES * features)
     if one and vectors < _MOST and ceil(batch / lanes) == vectors + 1:

@@ -30,12 +30,20 @@ __attribute__((always_inline)) inline void weighted_sum(const Source<L * V, kNea
 #pragma GCC unroll 8
     for (int v = 0; v < V; ++v) into[v] += value * load<L>(row + v * L);
   };
-  int64_t k = first;
-  for (; k + kChains <= last; k += kChains) {
+  const auto step_all = [&](int64_t k) __attribute__((always_inline)) {
     fetch(source, w.index, k, kChains, nnz);
 #pragma GCC unroll 8
     for (int c = 0; c < kChains; ++c) step(chain[c], k + c);
-  }
+  };
+  int64_t k = first;
+  if (is_far(w))
+    for (; k + kStretch <= last; k += kStretch) {
+      __builtin_prefetch(w.index + k + kPatternAhead);
+      __builtin_prefetch(w.values + k + kPatternAhead);
+#pragma GCC unroll 8
+      for (int i = 0; i < kStretch; i += kChains) step_all(k + i);
+    }
+  for (; k + kChains <= last; k += kChains) step_all(k);
   fetch(source, w.index, k, last - k, nnz);
   for (; k < last; ++k) step(chain[0], k);
 #pragma GCC unroll 8
@@ -134,6 +142,7 @@ void multiply_and_dot_rows(Source<L * V, kNear, A> source, Sparse<A, I> w, Span<
   constexpr int kChains = kLong ? chains<V>(kMostVectors) : 1, kWaiting = kLong ? L : 8 * L;
   using Vec = Vector<A, L>;
   const int64_t nnz = w.nnz();
+  const bool far = kLong && is_far(w);
   Vec waiting[kWaiting];
   int count = 0;  // of those in `waiting`, which are the last before k
   int64_t k = span.offsets[0];
@@ -170,6 +179,11 @@ void multiply_and_dot_rows(Source<L * V, kNear, A> source, Sparse<A, I> w, Span<
     for (const int64_t last = span.offsets[r + 1]; k < last;) {
       const int64_t run = std::min(last - k, static_cast<int64_t>(kWaiting - count));
       fetch(source, w.index, k, run, nnz);
+      if (far) {
+        __builtin_prefetch(w.index + k + kPatternAhead);
+        if constexpr (kSum) __builtin_prefetch(w.values + k + kPatternAhead);
+        __builtin_prefetch(dots + k + kPatternAhead, 1);
+      }
       if (kLong && run == L) {
         keep(k, sparselinear::sums<A, L, L>(
                     0, [&](int j) __attribute__((always_inline)) { return step(k + j, j % kChains); }));

@@ -55,13 +55,23 @@ constexpr int64_t kManyCaches = 16;
 // 1024 rows of W 1.4, 1.4; 5000 features, 500 times 1.25, 1.25; where they take twice the cache, 16,384
 // features, 330 times 1.2, 1.2, but in 2048 rows of W, 200 times, 0.9, 0.9.
 //
+// Vectors of 32 bytes, forward: the kMost of them are for the whole of a cache too, and also beyond it, where
+// rows are read kManyTimes or two vectors do not fit either; but not of very many features, whose rows are
+// read from where there is little room. Time in two vectors over that in four, batch 32, 64 and 256, Zen 3:
+//    6000 features, 300 a row 1.5, 1.7, 1.5           12,000, 100 a row   1.2, 1.3, 1.4
+//    7000, 200                1.2, 1.1, 1.1           20,000, 20          1.0, 1.0, 1.3
+//    7000, 40                 0.94, 0.85, 0.8         32,000, 8           1.2, 1.2, 1.1
+//    8192, 400                1.4, 1.7, 1.5           40,000, 150         1.4, 1.45, 1.4
+//    8192, 80                 1.1, 1.1, 1.1           65,000, 100         0.95, 0.95, 0.7
+//    8192, 20                 0.97, 0.86, 0.67       200,000, 20          0.7, 0.85
+//
 // A batch that takes a vector more than all that has one panel, and not two that are half empty, where the
 // cache holds it and each row is read kManyTimes, or where it holds none. Time of two over one, batch 40 and
 // 48, forward and both gradients, Zen 5: 4096 features, read 12 times 0.6, 0.95, 41 times 0.9, 1.1, 80 times
 // 1.1, 1.2, 200 times 1.2, 1.2, 820 times 1.4, 1.3; 20,000 to 200,000 features 1.2 to 1.45, 1.0 to 1.1.
 template <class A>
 int64_t vectors_of_panel(int64_t batch, int64_t features, int64_t nnz, Widths widths) {
-  constexpr int64_t N = kLanes<A>, kManyTimes = 64, kVeryManyTimes = 256;
+  constexpr int64_t N = kLanes<A>, kManyTimes = 64, kVeryManyTimes = 256, kSeveralCaches = 12;
   const int64_t cache = cache_size();
   const auto bytes = [=](int64_t vectors) { return features * vectors * kVectorBytes; };
   const bool pairs = bytes(2) <= cache && nnz >= kVeryManyTimes * features;
@@ -69,7 +79,9 @@ int64_t vectors_of_panel(int64_t batch, int64_t features, int64_t nnz, Widths wi
   int64_t vectors = kMost;
   while (vectors > fewest && bytes(vectors) > cache / 2) vectors /= 2;
   const bool far = bytes(vectors) > cache;
-  if (far) vectors = widths.far;
+  const bool wide = kVectorBytes < kLine && (bytes(2) <= cache ? nnz >= kManyTimes * features
+                                                               : bytes(kMost) <= kSeveralCaches * cache);
+  if (far && !wide) vectors = widths.far;
   const bool one = far || (bytes(vectors + 1) <= cache && nnz >= kManyTimes * features);
   if (one && vectors < kMost && ceil_div(batch, N) == vectors + 1) return vectors + 1;
   const int64_t panels = ceil_div(batch, vectors * N);
