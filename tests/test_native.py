@@ -171,18 +171,20 @@ def millions() -> SparsityPattern:
     ("batch", "dtype"),
     [
         (5, torch.float32),
+        (16, torch.float32),
         (17, torch.float32),
         (17, torch.float64),
-        (40, torch.float32),
+        (64, torch.float32),
         (65, torch.float32),
         (65, torch.bfloat16),
+        (96, torch.float32),
     ],
     ids=str,
 )
 def test_millions_of_connections(millions: SparsityPattern, batch: int, dtype: torch.dtype) -> None:
     """More than 256 chunks of the least size, so that chunks grow; and the blocks of the permutation.
 
-    And indices and values that are asked for ahead, in short vectors, in as many ways as there are loops.
+    Of vectors shorter than a line, indices and values are asked for ahead: panels of one to four of 8 floats.
     """
     given = arguments(millions, batch, dtype)
     check(millions, given, oracle(millions, *given))

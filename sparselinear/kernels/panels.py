@@ -17,8 +17,8 @@ class Widths(NamedTuple):
     Attributes:
         fewest: where a second-level cache holds it, and a vector is a line of the cache.
         fewest_short: the same, where a vector is shorter.
-        far: where no second-level cache holds it; if a vector is shorter than a line, of very many features
-            only, or of few that are read seldom.
+        far: where no second-level cache holds it. Of vectors that are shorter than a line there are four
+            even so if its rows are read often, or if not even two would fit and it is not much too large.
     """
 
     fewest: int
@@ -79,14 +79,11 @@ def panel_width(
     while vectors > fewest and vectors * row > cache_bytes // 2:
         vectors //= 2
     far = vectors * row > cache_bytes
-    wide = (
-        nnz >= _MANY_TIMES * features
-        if 2 * row <= cache_bytes
-        else _MOST * row <= _SEVERAL_CACHES * cache_bytes
-    )
-    if far and not (wide and vector_bytes < _LINE):
+    many, several = nnz >= _MANY_TIMES * features, _MOST * row <= _SEVERAL_CACHES * cache_bytes
+    wide = vector_bytes < _LINE and (many if 2 * row <= cache_bytes else several)
+    if far and not wide:
         vectors = widths.far
-    one = far or ((vectors + 1) * row <= cache_bytes and nnz >= _MANY_TIMES * features)
+    one = far or (many and (vectors + 1) * row <= cache_bytes)
     if one and vectors < _MOST and ceil(batch / lanes) == vectors + 1:
         return (vectors + 1) * lanes
     panels = ceil(batch / (vectors * lanes))

@@ -36,10 +36,9 @@ __attribute__((always_inline)) inline void weighted_sum(const Source<L * V, kNea
     for (int c = 0; c < kChains; ++c) step(chain[c], k + c);
   };
   int64_t k = first;
-  if (is_far(w))
+  if (asks_for_pattern(w))
     for (; k + kStretch <= last; k += kStretch) {
-      __builtin_prefetch(w.index + k + kPatternAhead);
-      __builtin_prefetch(w.values + k + kPatternAhead);
+      fetch_pattern<true>(w, k);
 #pragma GCC unroll 8
       for (int i = 0; i < kStretch; i += kChains) step_all(k + i);
     }
@@ -142,7 +141,7 @@ void multiply_and_dot_rows(Source<L * V, kNear, A> source, Sparse<A, I> w, Span<
   constexpr int kChains = kLong ? chains<V>(kMostVectors) : 1, kWaiting = kLong ? L : 8 * L;
   using Vec = Vector<A, L>;
   const int64_t nnz = w.nnz();
-  const bool far = kLong && is_far(w);
+  const bool asks = kLong && asks_for_pattern(w);
   Vec waiting[kWaiting];
   int count = 0;  // of those in `waiting`, which are the last before k
   int64_t k = span.offsets[0];
@@ -179,9 +178,8 @@ void multiply_and_dot_rows(Source<L * V, kNear, A> source, Sparse<A, I> w, Span<
     for (const int64_t last = span.offsets[r + 1]; k < last;) {
       const int64_t run = std::min(last - k, static_cast<int64_t>(kWaiting - count));
       fetch(source, w.index, k, run, nnz);
-      if (far) {
-        __builtin_prefetch(w.index + k + kPatternAhead);
-        if constexpr (kSum) __builtin_prefetch(w.values + k + kPatternAhead);
+      if (asks) {
+        fetch_pattern<kSum>(w, k);
         __builtin_prefetch(dots + k + kPatternAhead, 1);
       }
       if (kLong && run == L) {

@@ -55,15 +55,15 @@ constexpr int64_t kManyCaches = 16;
 // 1024 rows of W 1.4, 1.4; 5000 features, 500 times 1.25, 1.25; where they take twice the cache, 16,384
 // features, 330 times 1.2, 1.2, but in 2048 rows of W, 200 times, 0.9, 0.9.
 //
-// Vectors of 32 bytes, forward: the kMost of them are for the whole of a cache too, and also beyond it, where
-// rows are read kManyTimes or two vectors do not fit either; but not of very many features, whose rows are
-// read from where there is little room. Time in two vectors over that in four, batch 32, 64 and 256, Zen 3:
-//    6000 features, 300 a row 1.5, 1.7, 1.5           12,000, 100 a row   1.2, 1.3, 1.4
-//    7000, 200                1.2, 1.1, 1.1           20,000, 20          1.0, 1.0, 1.3
-//    7000, 40                 0.94, 0.85, 0.8         32,000, 8           1.2, 1.2, 1.1
-//    8192, 400                1.4, 1.7, 1.5           40,000, 150         1.4, 1.45, 1.4
-//    8192, 80                 1.1, 1.1, 1.1           65,000, 100         0.95, 0.95, 0.7
-//    8192, 20                 0.97, 0.86, 0.67       200,000, 20          0.7, 0.85
+// Vectors shorter than a line, forward: where the cache does not hold kMost of them, there are as many still
+// if rows are read kManyTimes, or if it does not hold two either and kSeveralCaches do hold the panel. Time
+// in two vectors over that in four, batch 32, 64 and 256, Zen 3:
+//    6000 features, 300 a row 1.6, 1.7, 1.6           12,000, 100 a row   1.25, 1.1, 1.1
+//    7000, 80                 1.05, 1.2, 1.0          20,000, 20          1.3, 1.3, 1.15
+//    7000, 40                 0.94, 0.85, 0.8         20,000, 5           1.07, 1.0, 1.0
+//    8192, 400                1.4, 1.3, 1.5           32,000, 8           0.97, 0.9, 1.05
+//    8192, 80                 1.2, 1.2, 1.04          40,000, 150         1.15, 1.14, 1.17
+//    8192, 20                 0.97, 0.86, 0.67        65,000, 100         0.95, 0.95, 0.7 (batch 128)
 //
 // A batch that takes a vector more than all that has one panel, and not two that are half empty, where the
 // cache holds it and each row is read kManyTimes, or where it holds none. Time of two over one, batch 40 and

@@ -45,18 +45,33 @@ __attribute__((always_inline)) inline void fetch(const Source<W, kNear, A>& sour
 }
 
 // Indices and values are streams, and the processor asks for more of a stream by itself; on some, not far
-// enough where rows are gathered between. Time with none asked for over that with, both every kStretch
-// connections, Zen 3, forward and both gradients, batch 256:
-//   4096 x 1024, 30 %   1.5, 1.2        50,000, 30 a row    1.4, 1.04     (batch 32: 1.5, 1.3   1.04, 1.03
-//   2048 x 2048, 20 %   1.7, 1.14       200,000, 20 a row   1.05, 1.14               1.6, 1.2   1.3, 1.1)
-// and of smaller patterns 0.93 to 1.0. Vectors of a line have not been measured with it.
+// enough where rows are gathered between. Time with none asked for over that with, forward and both
+// gradients, two to four readings, Zen 3:
+//                       batch 32                    batch 256
+//   2048 x 2048, 20 %   1.6 to 1.7, 1.2 to 1.3      1.3 to 1.7, 1.1 to 1.25
+//   4096 x 1024, 30 %   1.5 to 2.1, 1.2 to 1.3      1.3 to 1.5, 1.1 to 1.2
+//   4096 x 4096, 20 %   1.06 to 1.4, 0.9 to 1.2     1.06 to 1.5, 1.06 to 1.1
+//   50,000, 30 a row    1.04 to 1.2, 1.0            1.0 to 1.4, 0.86 to 1.08
+// No difference beyond noise at 4096 x 4096, 10 %, at 200,000, 20 a row, and with smaller patterns; one code
+// in two processes differs by a tenth, or by a quarter where 16 MB and more are written. Vectors of a line
+// have not been measured with it.
+//
+// Once for kStretch connections, kPatternAhead before they are needed, where there are more bytes than
+// kLargePattern.
 constexpr int64_t kStretch = 8, kPatternAhead = 128, kLargePattern = 4 << 20;
 
-// Whether they come from so far that they are asked for.
+// Whether indices and values are asked for.
 template <class A, class I>
-bool is_far(const Sparse<A, I>& w) {
+bool asks_for_pattern(const Sparse<A, I>& w) {
   constexpr int64_t kBytes = sizeof(A) + sizeof(I);
   return kVectorBytes < kLine && w.nnz() * kBytes > kLargePattern;
+}
+
+// Asks for those that come kPatternAhead after k. Inlined, as `fetch` is.
+template <bool kValues, class A, class I>
+__attribute__((always_inline)) inline void fetch_pattern(const Sparse<A, I>& w, int64_t k) {
+  __builtin_prefetch(w.index + k + kPatternAhead);
+  if constexpr (kValues) __builtin_prefetch(w.values + k + kPatternAhead);
 }
 
 }  // namespace sparselinear
