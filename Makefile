@@ -15,8 +15,9 @@ help:  ## list the targets
 demo: venv  ## run the demonstration: septic acute kidney injury
 	$(PY) examples/septic_aki.py
 
-test: venv  ## run the tests; ARGS="-k name" passes options on
-	$(PY) -m pytest tests $(ARGS)
+# Threads that wait for work sleep: there are as many of each process as there are cores.
+test: venv  ## run the tests, in up to 4 processes; ARGS="-k name" passes options on
+	OMP_WAIT_POLICY=PASSIVE $(PY) -m pytest tests -n auto --maxprocesses 4 --dist worksteal $(ARGS)
 
 lint: venv  ## check style, format and types
 	$(PY) -m ruff check .

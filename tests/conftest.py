@@ -1,5 +1,6 @@
 """Settings that every test shares, and fixtures that several files use."""
 
+import gc
 import importlib
 import os
 import signal
@@ -25,6 +26,13 @@ if find_spec("triton") and not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
     importlib.import_module("triton")
     del os.environ["TRITON_INTERPRET"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _nothing_old_is_searched() -> None:
+    """Profiles collect garbage before each turn: half a second, if all that torch has loaded is searched."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
