@@ -99,7 +99,7 @@ void multiply_abreast(Source<L * V, kNear, A> source, Sparse<A, I> w, const I* o
 template <int L, int V, bool kNear, class A, class I>
 void multiply_rows(Source<L * V, kNear, A> source, Sparse<A, I> w, Span<I> span, bool abreast, Rows<A> sums) {
   int64_t r = 0;
-  if constexpr (L == kLanes<A> && V < kMostVectors)
+  if constexpr (L == kLanes<A> && V < kFillsRegisters)
     if (abreast)
       for (; r + kAbreast<V> <= span.rows; r += kAbreast<V>)
         multiply_abreast<L, V>(source, w, span.offsets + r, {sums.row(r), sums.stride});
@@ -138,7 +138,7 @@ constexpr int64_t kRowsAhead = 4;
 template <int L, int V, bool kSum, bool kLong, bool kNear, class A, class I>
 void multiply_and_dot_rows(Source<L * V, kNear, A> source, Sparse<A, I> w, Span<I> span, Rows<const A> x,
                            bool add, Rows<A> sums, A* dots) {
-  constexpr int kChains = kLong ? chains<V>(kMostVectors) : 1, kWaiting = kLong ? L : 8 * L;
+  constexpr int kChains = kLong ? chains<V>(kFillsRegisters) : 1, kWaiting = kLong ? L : 8 * L;
   using Vec = Vector<A, L>;
   const int64_t nnz = w.nnz();
   const bool asks = kLong && asks_for_pattern(w);

@@ -47,9 +47,8 @@ constexpr int64_t kBlock = 128;
 // How far ahead the features to be transposed are asked for. A panel is read from as many rows as it has
 // samples, more than the processor sees streams.
 constexpr int64_t kFeaturesAhead = 64;
-// The most vectors of a panel, as many as fit in registers, of which there are half as many where vectors are
-// shorter; and its samples.
-constexpr int kMostVectors = kVectorBytes < 64 ? 4 : 8;
+// The most vectors of a panel; and its samples.
+constexpr int kMostVectors = 8;
 template <class A>
 constexpr int kMostWidth = kMostVectors * kLanes<A>;
 

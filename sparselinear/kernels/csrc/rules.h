@@ -90,7 +90,9 @@ int64_t vectors_of_panel(int64_t batch, int64_t features, int64_t nnz, Widths wi
 
 // Vectors of the rows of feature-major activations that are read where they lie, and not copied into panels;
 // none if they are. No cache has to hold those, and longer rows are better: the widest loops that the batch
-// is a multiple of. Time of copies over that, Zen 5, forward and both gradients:
+// is a multiple of. Four vectors of 8 floats took over eight of them, batch 64, 128 and 192, Zen 3, forward
+// and both gradients: 4096 x 4096, 4 a row 1.4, 1.25, 1.2 and 1.3, 1.05, 1.1; 2048 x 2048, 6 a
+// row 1.3, 1.2, 1.2 and 1.2, 1.0, 1.1. Time of copies over rows in place, Zen 5 if no other is named:
 // - One row is the whole batch, of up to kMost vectors. 4096 x 4096, batch 48, 64: 0.3 % 2.0, 1.7 and 1.5,
 //   1.3; 1 % 1.4, 1.2 and 1.9, 1.6; 10 % 1.5, 1.15 and 1.3, 1.1; 30 %, where copied rows go side by side,
 //   1.0, 0.76 and 1.1, 0.9. 8,192 features, 5 %, batch 32 1.3, 1.1. Of kMostVectors, in the second-level
@@ -101,19 +103,22 @@ int64_t vectors_of_panel(int64_t batch, int64_t features, int64_t nnz, Widths wi
 // - A cache holds no panel of two vectors, and the batch is not much larger than it. Forward, batch 128:
 //   6,000 features, 12 times 1.6, 60 times 1.04; 12,000, 36 times 1.6; 16,384, 33 and 82 times 1.8, 1.3;
 //   30,000, 30 and 120 times 1.45, 1.05. Batch 256: 16,384, 33 times 1.25, 82 times 0.8; 100,000, 30 times
-//   0.8.
+//   0.8. Where vectors are shorter than a line and it holds no panel of kMost, fewer times; batch 64, 128 and
+//   256, Zen 3: 4096 features, 12 times 1.5, 1.45, 1.45, 41 times 1.2, 0.95, 0.95; 2500, 20 times 1.5, 1.2,
+//   0.94, 60 times 1.3, 1.0, 1.05; 3000, 100 times 0.92, 1.0, 1.0.
 template <class A>
 int64_t vectors_in_place(int64_t batch, int64_t features, const Structure& w, Widths widths) {
   constexpr double kDensest = 0.2;
-  constexpr int64_t kFewSamples = 12800;
   const int64_t cache = cache_size(), bytes = features * batch * static_cast<int64_t>(sizeof(A));
   int64_t vectors = kMostVectors;
   while (vectors && batch % (vectors * kLanes<A>)) vectors = std::min(vectors - 1, kMost);
   const bool whole = vectors && batch == vectors * kLanes<A> && (vectors <= kMost || bytes <= cache);
   if (whole && w.nnz() < kDensest * static_cast<double>(w.count()) * features) return vectors;
-  const bool narrow = features * 2 * kVectorBytes > cache / 2 && bytes <= kManyCaches * cache;
-  const bool few_times = w.nnz() < widths.few_times * features ||
-                         (narrow && !widths.dots && w.nnz() * batch < kFewSamples * features);
+  const auto held = [=](int64_t panel) { return features * panel * kVectorBytes <= cache / 2; };
+  const int64_t few_samples = !held(2) ? 12800 : kVectorBytes < kLine && !held(kMost) ? 4096 : 0;
+  const bool few_times =
+      w.nnz() < widths.few_times * features ||
+      (!widths.dots && bytes <= kManyCaches * cache && w.nnz() * batch < few_samples * features);
   if (!few_times) return 0;
   return vectors > 2 ? vectors : vectors_of_panel<A>(batch, features, w.nnz(), widths);
 }

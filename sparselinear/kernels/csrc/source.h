@@ -20,10 +20,13 @@ struct Source {
   }
 };
 
+// Fewer vectors than this leave registers free, of which there are half as many where vectors are shorter.
+constexpr int kFillsRegisters = kVectorBytes < 64 ? 4 : 8;
+
 // Whether loops come in variants, for near panels and for rows of few connections. With variants of those for
 // few samples, for panels in place and for 64-bit indices too, they would take twice as long to compile.
 template <int L, int V, class A, class I>
-constexpr bool kVariants = L == kLanes<A> && V < kMostVectors && sizeof(I) == 4;
+constexpr bool kVariants = L == kLanes<A> && V < kFillsRegisters && sizeof(I) == 4;
 
 // Calls run(source) for a panel of W samples.
 template <int W, bool kVaries, class A, class Run>
