@@ -38,7 +38,7 @@ _NATIVE = ("-march=native", "-mcpu=native")  # clang knows only the second on so
 _LINK = (f"-L{_TORCH / 'lib'}", "-ltorch_cpu", "-lc10", f"-Wl,-rpath,{_TORCH / 'lib'}")
 
 _COMPILERS = ("g++", "c++", "clang++")
-_WORD = "sparselinear: compiling its CPU kernels for this machine, once (some 15 s) ..."
+_WORD = "sparselinear: compiling its CPU kernels for this machine, once (15 to 30 s) ..."
 _FAILURE = re.compile(r"\berror: |undefined (reference|symbol)|cannot find|^exit status", re.IGNORECASE)
 
 # Lines of /proc/cpuinfo that -march=native depends on.

@@ -91,8 +91,8 @@ int64_t vectors_of_panel(int64_t batch, int64_t features, int64_t nnz, Widths wi
 // Vectors of the rows of feature-major activations that are read where they lie, and not copied into panels;
 // none if they are. No cache has to hold those, and longer rows are better: the widest loops that the batch
 // is a multiple of. Four vectors of 8 floats took over eight of them, batch 64, 128 and 192, Zen 3, forward
-// and both gradients: 4096 x 4096, 4 a row 1.4, 1.25, 1.2 and 1.3, 1.05, 1.1; 2048 x 2048, 6 a
-// row 1.3, 1.2, 1.2 and 1.2, 1.0, 1.1. Time of copies over rows in place, Zen 5 if no other is named:
+// and both gradients: 4096 x 4096, 4 a row 1.4, 1.25, 1.2 and 1.3, 1.05, 1.1; 2048 x 2048, 6 a row 1.3, 1.2,
+// 1.2 and 1.2, 1.0, 1.1. Time of copies over rows in place, Zen 5 if no other is named:
 // - One row is the whole batch, of up to kMost vectors. 4096 x 4096, batch 48, 64: 0.3 % 2.0, 1.7 and 1.5,
 //   1.3; 1 % 1.4, 1.2 and 1.9, 1.6; 10 % 1.5, 1.15 and 1.3, 1.1; 30 %, where copied rows go side by side,
 //   1.0, 0.76 and 1.1, 0.9. 8,192 features, 5 %, batch 32 1.3, 1.1. Of kMostVectors, in the second-level
@@ -109,13 +109,14 @@ int64_t vectors_of_panel(int64_t batch, int64_t features, int64_t nnz, Widths wi
 template <class A>
 int64_t vectors_in_place(int64_t batch, int64_t features, const Structure& w, Widths widths) {
   constexpr double kDensest = 0.2;
+  constexpr int64_t kFewSamples = 12800, kFewer = 4096;
   const int64_t cache = cache_size(), bytes = features * batch * static_cast<int64_t>(sizeof(A));
   int64_t vectors = kMostVectors;
   while (vectors && batch % (vectors * kLanes<A>)) vectors = std::min(vectors - 1, kMost);
   const bool whole = vectors && batch == vectors * kLanes<A> && (vectors <= kMost || bytes <= cache);
   if (whole && w.nnz() < kDensest * static_cast<double>(w.count()) * features) return vectors;
   const auto held = [=](int64_t panel) { return features * panel * kVectorBytes <= cache / 2; };
-  const int64_t few_samples = !held(2) ? 12800 : kVectorBytes < kLine && !held(kMost) ? 4096 : 0;
+  const int64_t few_samples = !held(2) ? kFewSamples : kVectorBytes < kLine && !held(kMost) ? kFewer : 0;
   const bool few_times =
       w.nnz() < widths.few_times * features ||
       (!widths.dots && bytes <= kManyCaches * cache && w.nnz() * batch < few_samples * features);
