@@ -45,7 +45,7 @@ def _skip_unless_available(name: str, device: str = "cpu") -> None:
 @pytest.fixture
 def compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a machine that has a compiler, for what chooses and runs nothing."""
-    monkeypatch.setattr("sparselinear.kernels.native._problem", lambda: None)
+    monkeypatch.setattr("sparselinear.kernels.native._problem", lambda index_dtype: None)
 
 
 @pytest.fixture
@@ -170,17 +170,17 @@ def test_available_tells_why_native_is_not() -> None:
 
 def test_a_failed_build_is_told_and_not_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     """And asked for once: a second compile would fail as the first did."""
-    asked: list[None] = []
+    asked: list[torch.dtype] = []
 
-    def load() -> None:
-        asked.append(None)
+    def load(index_dtype: torch.dtype) -> None:
+        asked.append(index_dtype)
         raise BuildError(NO_COMPILER)
 
     monkeypatch.setattr("sparselinear.kernels.build.load", load)
     monkeypatch.setattr("sparselinear.kernels.native._problem", cache(native._problem.__wrapped__))
     assert [kernels.available()["native"] for _ in range(2)] == [NO_COMPILER] * 2
     assert _chosen(torch.float32, 1) == "torch"
-    assert len(asked) == 1
+    assert asked == [torch.int32]
 
 
 def test_no_beta_warning_reaches_the_user(device: str) -> None:

@@ -23,6 +23,7 @@ from sparselinear.kernels.build import BuildError, Library
 GXX = next((path for path in map(shutil.which, ("g++", "c++", "clang++")) if path), "")
 pytestmark = pytest.mark.skipif(not GXX, reason="needs a C++ compiler")
 
+WORD = build._WORD.format("int32")
 PLAIN = (
     '#include "answer.h"\nextern "C" __attribute__((visibility("default"))) int answer() { return ANSWER; }\n'
 )
@@ -41,7 +42,7 @@ import sys, time
 from pathlib import Path
 from sparselinear.kernels.build import Library
 start = time.perf_counter()
-Library(Path(sys.argv[1]), Path(sys.argv[2])).load()
+Library(Path(sys.argv[1]), "int32", Path(sys.argv[2])).load()
 print(time.perf_counter() - start)
 """
 
@@ -106,18 +107,18 @@ def answer(library: Path) -> int:
 
 def test_an_operator(sources: Path, cache: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (sources / "unit.cpp").write_text(OPERATOR)
-    library = Library(sources, cache)
+    library = Library(sources, "int32", cache)
     library.load()
     shutil.rmtree(cache)
     library.load()
     assert torch.ops.sparselinear_build_test.answer(1) == 42
-    assert capfd.readouterr() == ("", f"{build._WORD}\n")
+    assert capfd.readouterr() == ("", f"{WORD}\n")
 
 
 def test_a_second_process_compiles_nothing(
     sources: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = Library(sources, cache).build()
+    path = Library(sources, "int32", cache).build()
     before = {file: file.stat().st_mtime_ns for file in (cache, *cache.iterdir())}
     never = Compiler(tmp_path / "bin", "g++")
     monkeypatch.setenv("PATH", str(never.path.parent), prepend=os.pathsep)
@@ -128,7 +129,7 @@ def test_a_second_process_compiles_nothing(
     # Nothing was written either, so the folder may be a read-only part of a container, which has no compiler.
     assert {file: file.stat().st_mtime_ns for file in (cache, *cache.iterdir())} == before
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert Library(sources, cache).build() == path
+    assert Library(sources, "int32", cache).build() == path
 
 
 def test_two_processes_compile_once(sources: Path, cache: Path, compiler: Compiler) -> None:
@@ -136,7 +137,7 @@ def test_two_processes_compile_once(sources: Path, cache: Path, compiler: Compil
     with start(sources, cache) as one, start(sources, cache) as other:
         told = [process.communicate(timeout=120)[1] for process in (one, other)]
     assert (one.returncode, other.returncode) == (0, 0)
-    assert sorted(told) == ["", f"{build._WORD}\n"]
+    assert sorted(told) == ["", f"{WORD}\n"]
     assert compiler.compiled == 1
 
 
@@ -146,7 +147,7 @@ def test_a_failure_is_shared_by_those_who_waited(sources: Path, cache: Path, com
 
     def fail() -> None:
         with pytest.raises(BuildError) as failure:
-            Library(sources, cache).load()
+            Library(sources, "int32", cache).load()
         failures.append(str(failure.value))
 
     threads = [threading.Thread(target=fail) for _ in range(3)]
@@ -158,11 +159,13 @@ def test_a_failure_is_shared_by_those_who_waited(sources: Path, cache: Path, com
     assert len(set(failures)) == 1
 
 
-@pytest.mark.parametrize("change", ["source", "new source", "header", "CXXFLAGS", "CXX", "CPU", "torch"])
+@pytest.mark.parametrize(
+    "change", ["source", "new source", "header", "index", "CXXFLAGS", "CXX", "CPU", "torch"]
+)
 def test_what_makes_another_library(
     change: str, sources: Path, cache: Path, compiler: Compiler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = Library(sources, cache).build()
+    before = Library(sources, "int32", cache).build()
     if change == "source":
         (sources / "unit.cpp").write_text(PLAIN.replace("return", "return 1 +"))
     elif change == "new source":
@@ -172,17 +175,17 @@ def test_what_makes_another_library(
         (sources / "answer.h").write_text("#define ANSWER 42\n")
     elif change in ("CXX", "CXXFLAGS"):
         (sources / "answer.h").write_text("#ifndef ANSWER\n#define ANSWER 41\n#endif\n")
-        before = Library(sources, cache).build()
+        before = Library(sources, "int32", cache).build()
         monkeypatch.setenv(change, f"{compiler.path if change == 'CXX' else ''} -DANSWER='40 + 2'")
     elif change == "CPU":
         monkeypatch.setattr(build, "_cpu", lambda: "another")
     elif change == "torch":
         monkeypatch.setattr(torch, "__version__", "2.99")
     compiled = compiler.compiled
-    after = Library(sources, cache).build()
+    after = Library(sources, "int64" if change == "index" else "int32", cache).build()
     assert after != before
     assert compiler.compiled == compiled + len(list(sources.glob("*.cpp")))
-    assert answer(after) == (41 if change in ("CPU", "torch") else 42)
+    assert answer(after) == (41 if change in ("index", "CPU", "torch") else 42)
 
 
 def test_asked_for_flags_arrive(
@@ -193,7 +196,7 @@ def test_asked_for_flags_arrive(
     native = build._native([str(compiler.path)])
     assert native
     if native == ["-march=native"]:  # of two that contradict each other the last counts
-        assert answer(Library(sources, cache).build()) == 44
+        assert answer(Library(sources, "int32", cache).build()) == 44
     unit = next(run for run in compiler.runs if " -c " in run)
     assert unit.index("-O3") < unit.index("-O1") < unit.index("-std=c++20") < unit.index(native[0])
 
@@ -211,16 +214,16 @@ def test_flag_of_the_machine(refused: str, flag: list[str], tmp_path: Path) -> N
 def test_no_compiler(sources: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(BuildError, match=r"^no C\+\+ compiler was found: install g\+\+ or clang\+\+, or set"):
-        Library(sources, cache).load()
+        Library(sources, "int32", cache).load()
     monkeypatch.setenv("CXX", "not-there -v")
     with pytest.raises(BuildError, match="CXX names 'not-there', which was not found"):
-        Library(sources, cache).load()
+        Library(sources, "int32", cache).load()
     monkeypatch.setenv("CXX", "'not closed")
     with pytest.raises(BuildError, match=r"CXX cannot be read \(No closing quotation\)"):
-        Library(sources, cache).load()
+        Library(sources, "int32", cache).load()
     monkeypatch.setattr(sys, "platform", "win32")
     with pytest.raises(BuildError, match="not supported on Windows"):
-        Library(sources, cache).load()
+        Library(sources, "int32", cache).load()
     assert not cache.exists()
 
 
@@ -228,7 +231,7 @@ def test_compiler_that_fails(
     sources: Path, cache: Path, compiler: Compiler, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (sources / "answer.h").write_text("\nint first = none;\nint second = none;\n#define ANSWER 1\n")
-    library = Library(sources, cache)
+    library = Library(sources, "int32", cache)
     with pytest.raises(BuildError, match=r"answer\.h:2:\d+: error: .*none") as failure:
         library.load()
     text, (log,), runs = str(failure.value), cache.glob("*.log"), compiler.runs
@@ -239,24 +242,24 @@ def test_compiler_that_fails(
     with pytest.raises(BuildError) as again:
         library.load()
     assert (str(again.value), compiler.runs) == (text, runs)
-    assert capfd.readouterr() == ("", f"{build._WORD}\n")
+    assert capfd.readouterr() == ("", f"{WORD}\n")
     assert not list(cache.glob("*.so"))
 
 
 def test_other_failures(sources: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXXFLAGS", "-lnot_there")
     with pytest.raises(BuildError, match=r"the C\+\+ compiler failed .*not_there"):
-        Library(sources, cache).load()
+        Library(sources, "int32", cache).load()
     monkeypatch.delenv("CXXFLAGS")
-    path = Library(sources, cache).build()
+    path = Library(sources, "int32", cache).build()
     path.write_text("")
     with pytest.raises(BuildError, match=rf"does not load \(.*short.*\): delete {path} to compile it anew"):
-        Library(sources, cache).load()
+        Library(sources, "int32", cache).load()
     (sources / "in.the.way").touch()
     with pytest.raises(BuildError, match=r"in\.the\.way/c cannot be written \(Not a directory\): set SPARSE"):
-        Library(sources, sources / "in.the.way" / "c").load()
+        Library(sources, "int32", sources / "in.the.way" / "c").load()
     with pytest.raises(BuildError, match="there are no C"):
-        Library(cache, cache).load()
+        Library(cache, "int32", cache).load()
 
 
 def test_a_killed_build_leaves_no_library(sources: Path, cache: Path, compiler: Compiler) -> None:
@@ -272,7 +275,7 @@ def test_a_killed_build_leaves_no_library(sources: Path, cache: Path, compiler: 
     assert not list(cache.glob("*.so"))
     held.unlink()
     compiler.does("")
-    assert answer(Library(sources, cache).build()) == 41
+    assert answer(Library(sources, "int32", cache).build()) == 41
 
 
 def test_file_system_without_locks(sources: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,9 +287,9 @@ def test_file_system_without_locks(sources: Path, cache: Path, monkeypatch: pyte
 
     refuse(errno.EIO)
     with pytest.raises(BuildError, match="cannot be written"):
-        Library(sources, cache).build()
+        Library(sources, "int32", cache).build()
     refuse(errno.ENOLCK)
-    assert answer(Library(sources, cache).build()) == 41
+    assert answer(Library(sources, "int32", cache).build()) == 41
 
 
 def test_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -322,14 +325,18 @@ def test_command(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(build, "_LIBRARY", Library(sources, cache))
+    monkeypatch.setitem(build._LIBRARIES, torch.int32, Library(sources, "int32", cache))
     assert cli.main(["build"]) == 0
     (library,) = cache.glob("*.so")
-    assert capsys.readouterr() == (f"{library}\n", f"{build._WORD}\n")
+    assert capsys.readouterr() == (f"{library}\n", f"{WORD}\n")
     assert cli.main(["build"]) == 0
     assert capsys.readouterr() == (f"{library}\n", "")
+    monkeypatch.setitem(build._LIBRARIES, torch.int64, Library(sources, "int64", cache))
+    assert cli.main(["build", "--int64"]) == 0
+    (other,) = set(cache.glob("*.so")) - {library}
+    assert capsys.readouterr() == (f"{library}\n{other}\n", f"{build._WORD.format('int64')}\n")
     monkeypatch.setenv("CXX", "not-there")
-    monkeypatch.setattr(build, "_LIBRARY", Library(sources, cache))
+    monkeypatch.setitem(build._LIBRARIES, torch.int32, Library(sources, "int32", cache))
     assert cli.main(["build"]) == 1
     reason = "CXX names 'not-there', which was not found: unset it, or name a C++ compiler"
     assert capsys.readouterr() == ("", f"sparselinear: error: {reason}\n")
@@ -342,7 +349,7 @@ def test_the_kernels_themselves(
     monkeypatch.setenv("SPARSELINEAR_CACHE", str(cache))
     command = [sys.executable, "-m", "sparselinear", "build"]
     first = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert (first.returncode, first.stderr) == (0, f"{build._WORD}\n")
+    assert (first.returncode, first.stderr) == (0, f"{WORD}\n")
     runs = compiler.runs
     second = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (second.returncode, second.stdout, second.stderr) == (0, first.stdout, "")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 
+import torch
+
 from ..kernels import build
 
 DESCRIPTION = (
-    "Compile the native CPU kernels unless the cache holds them, and print the path of the library; without "
+    "Compile the native CPU kernels unless the cache holds them, and print the path of each; without "
     "this command the first layer does so. The cache is the folder SPARSELINEAR_CACHE, or else sparselinear "
     "in XDG_CACHE_HOME or in ~/.cache. The library is for one kind of CPU and one torch: build the image of "
     "a container on the kind of machine that it runs on, with the same CXX and CXXFLAGS, if any."
@@ -15,17 +17,24 @@ DESCRIPTION = (
 
 
 def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """The command; it has no options."""
+    """The command and its option."""
     command = commands.add_parser(
         "build",
         prog="sparselinear build",
         help="compile the native CPU kernels now, not at first use",
         description=DESCRIPTION,
     )
+    command.add_argument(
+        "--int64",
+        action="store_true",
+        help="compile those for 64-bit indices as well: of patterns with more than 2**31 - 1 rows, columns "
+        "or connections, or made with index_dtype=torch.int64",
+    )
     command.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Compile unless the cache holds the library, load it, and print where it is."""
-    build.load()
-    print(build.build())
+    """Compile unless the cache holds them, load the libraries, and print where they are."""
+    for index_dtype in (torch.int32, torch.int64) if options.int64 else (torch.int32,):
+        build.load(index_dtype)
+        print(build.build(index_dtype))

@@ -29,8 +29,10 @@ class Kernel(ABC):
     name: ClassVar[str]
 
     @abstractmethod
-    def unavailable(self, device: torch.device, dtype: torch.dtype) -> str | None:
-        """Why this kernel cannot run with values of this dtype on this device; None if it can."""
+    def unavailable(
+        self, device: torch.device, dtype: torch.dtype, index_dtype: torch.dtype = torch.int32
+    ) -> str | None:
+        """Why this kernel cannot run with values and indices of these dtypes there; None if it can."""
 
     @abstractmethod
     def spmm(

@@ -1,4 +1,7 @@
-"""The native library: C++ that is compiled for the machine it runs on, at first use, and kept in a cache.
+"""The native libraries: C++ that is compiled for the machine it runs on, at first use, and kept in a cache.
+
+There is one for each type of indices, from the same sources: few patterns need 64 bits, and whoever has none
+does not wait for their loops to be compiled.
 
 Whatever would make it another library is hashed into its name: the sources, the flags with $CXXFLAGS, $CXX,
 torch, the C library and the CPU, so that a cache on a home folder shared by several kinds of machine holds
@@ -38,7 +41,7 @@ _NATIVE = ("-march=native", "-mcpu=native")  # clang knows only the second on so
 _LINK = (f"-L{_TORCH / 'lib'}", "-ltorch_cpu", "-lc10", f"-Wl,-rpath,{_TORCH / 'lib'}")
 
 _COMPILERS = ("g++", "c++", "clang++")
-_WORD = "sparselinear: compiling its CPU kernels for this machine, once (15 to 30 s) ..."
+_WORD = "sparselinear: compiling its CPU kernels for this machine, {} indices, once (10 to 25 s) ..."
 _FAILURE = re.compile(r"\berror: |undefined (reference|symbol)|cannot find|^exit status", re.IGNORECASE)
 
 # Lines of /proc/cpuinfo that -march=native depends on.
@@ -55,12 +58,15 @@ class Library:
 
     Args:
         sources: a folder of ``*.cpp``, each compiled by itself, and of ``*.h``.
+        index: the type of indices, ``"int32"`` or ``"int64"``, which sources see as ``SPARSELINEAR_INDEX``.
         cache: where the library is kept. None is ``$SPARSELINEAR_CACHE``, or else the folder
             ``sparselinear`` in ``$XDG_CACHE_HOME`` or in ``~/.cache``, asked for when it is needed.
     """
 
-    def __init__(self, sources: Path, cache: Path | None = None) -> None:
+    def __init__(self, sources: Path, index: str, cache: Path | None = None) -> None:
         self._sources = sources
+        self._index = index
+        self._flags = (*_FLAGS, f"-DSPARSELINEAR_INDEX={index}_t")
         self._cache = cache
         self._once = threading.Lock()
         self._loaded = False
@@ -94,7 +100,8 @@ class Library:
         if sys.platform == "win32":
             raise BuildError("the native kernels are not supported on Windows: those of torch run")
         asked = (os.environ.get("CXX", ""), os.environ.get("CXXFLAGS", ""))
-        parts = (*_FLAGS, _STANDARD, *_NATIVE, *_LINK, *asked, str(torch.__version__), _c_library(), _cpu())
+        flags = (*self._flags, _STANDARD, *_NATIVE, *_LINK, *asked)
+        parts = (*flags, str(torch.__version__), _c_library(), _cpu())
         digest = hashlib.sha256("\0".join(parts).encode())
         for file in (*self._units(), *sorted(self._sources.glob("*.h"))):
             content = file.read_bytes()
@@ -133,26 +140,29 @@ class Library:
                 return
             if _modified(log) != before:  # another process failed meanwhile, as this one would
                 raise _failure_in(log)
-            print(_WORD, file=sys.stderr, flush=True)
-            _compile(compiler, self._units(), path, log)
+            print(_WORD.format(self._index), file=sys.stderr, flush=True)
+            _compile(compiler, self._flags, self._units(), path, log)
 
 
-_LIBRARY = Library(Path(__file__).parent / "csrc")
+_LIBRARIES = {
+    dtype: Library(Path(__file__).parent / "csrc", index)
+    for dtype, index in ((torch.int32, "int32"), (torch.int64, "int64"))
+}
 
 
-def load() -> None:
-    """Make the operators of the native kernels available; see :meth:`Library.load`."""
-    _LIBRARY.load()
+def load(index_dtype: torch.dtype = torch.int32) -> None:
+    """Make the native operators for this type of indices available; see :meth:`Library.load`."""
+    _LIBRARIES[index_dtype].load()
 
 
-def path() -> Path:
-    """Where the library of the native kernels is, or would be; see :meth:`Library.path`."""
-    return _LIBRARY.path()
+def path(index_dtype: torch.dtype = torch.int32) -> Path:
+    """Where the native library for this type of indices is, or would be; see :meth:`Library.path`."""
+    return _LIBRARIES[index_dtype].path()
 
 
-def build() -> Path:
-    """The path of the library of the native kernels, compiled if need be; see :meth:`Library.build`."""
-    return _LIBRARY.build()
+def build(index_dtype: torch.dtype = torch.int32) -> Path:
+    """The path of the native library for this type of indices; see :meth:`Library.build`."""
+    return _LIBRARIES[index_dtype].build()
 
 
 def _load(path: Path) -> None:
@@ -164,9 +174,9 @@ def _load(path: Path) -> None:
         raise BuildError(f"the compiled library does not load ({reason}): {advice}") from error
 
 
-def _compile(compiler: list[str], units: list[Path], path: Path, log: Path) -> None:
+def _compile(compiler: list[str], flags: tuple[str, ...], units: list[Path], path: Path, log: Path) -> None:
     """Compile and link, and put the library in its place as a whole, or leave nothing but the log."""
-    command = [*compiler, *_FLAGS, *_words("CXXFLAGS"), _STANDARD, *_native(compiler)]
+    command = [*compiler, *flags, *_words("CXXFLAGS"), _STANDARD, *_native(compiler)]
     with tempfile.TemporaryDirectory(prefix=f"{path.stem}.", dir=path.parent) as draft:
         objects = [f"{draft}/{unit.stem}.o" for unit in units]
         library = f"{draft}/{path.stem}"

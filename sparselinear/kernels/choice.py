@@ -95,23 +95,23 @@ def use(name: str) -> Iterator[None]:
 
 
 def _decide(pattern: SparsityPattern, dtype: torch.dtype, batch: int) -> tuple[Kernel, str]:
-    device = pattern.device
+    device, index_dtype = pattern.device, pattern.index_dtype
     forced = _forced.get()
     if forced is not None:
-        problem = forced.unavailable(device, dtype)
+        problem = forced.unavailable(device, dtype, index_dtype)
         if problem:
             got = f"{dtype} on {device}"
             raise RuntimeError(message(f"kernel '{forced.name}'", "a layer it can run", got, f"{problem}."))
         return forced, "asked for by kernels.use"
-    missing = _NATIVE.unavailable(device, dtype)
+    missing = _NATIVE.unavailable(device, dtype, index_dtype)
     if missing is None:
         return _by_connections_or_tiles(pattern, dtype, batch)
-    problem = _TORCH.unavailable(device, dtype)
+    problem = _TORCH.unavailable(device, dtype, index_dtype)
     if problem:
         return _GATHER, problem
     if device.type == "cuda":
         return _TORCH, "cuSPARSE"
-    problem = _EMBEDDING_BAG.unavailable(device, dtype)
+    problem = _EMBEDDING_BAG.unavailable(device, dtype, index_dtype)
     if problem:
         return _TORCH, f"{problem} ({missing})"
     least = _EMBEDDING_BAG_BATCH[dtype]
@@ -127,7 +127,7 @@ def _by_connections_or_tiles(pattern: SparsityPattern, dtype: torch.dtype, batch
     if density < dense_from:  # whatever the size: most layers, in less time
         return by_connections
     least = least_density(dense_from, pattern.out_features, pattern.in_features, batch)
-    if density < least or _AMX.unavailable(pattern.device, dtype):
+    if density < least or _AMX.unavailable(pattern.device, dtype, pattern.index_dtype):
         return by_connections
     where = f"density {density:.0%}, batch {batch}"
     return _AMX, f"{where}: from {least:.0%} on the matrix unit is faster than going by connections"

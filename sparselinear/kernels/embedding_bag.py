@@ -25,14 +25,16 @@ class EmbeddingBagKernel(TorchKernel):
 
     name = "embedding_bag"
 
-    def unavailable(self, device: torch.device, dtype: torch.dtype) -> str | None:  # noqa: D102
+    def unavailable(  # noqa: D102
+        self, device: torch.device, dtype: torch.dtype, index_dtype: torch.dtype = torch.int32
+    ) -> str | None:
         if device.type != "cpu":
             return "embedding_bag is used on a CPU only"
         if "fbgemm" not in torch.backends.quantized.supported_engines:
             return "this build of torch has no FBGEMM, whose kernel it runs"
         if dtype == torch.float64:
             return "FBGEMM has no float64"
-        return super().unavailable(device, dtype)
+        return super().unavailable(device, dtype, index_dtype)
 
     def operand(self, pattern: SparsityPattern, values: Tensor) -> Any:  # noqa: D102
         return pattern, values

@@ -25,7 +25,9 @@ class GatherKernel(TiledKernel):
 
     name = "gather"
 
-    def unavailable(self, device: torch.device, dtype: torch.dtype) -> str | None:  # noqa: D102
+    def unavailable(  # noqa: D102
+        self, device: torch.device, dtype: torch.dtype, index_dtype: torch.dtype = torch.int32
+    ) -> str | None:
         return None if dtype in FLOATING else f"values are not of {dtype}"
 
     def operand(self, pattern: SparsityPattern, values: Tensor) -> Any:  # noqa: D102

@@ -30,23 +30,25 @@ class NativeKernel(Kernel):
 
     name = "native"
 
-    def unavailable(self, device: torch.device, dtype: torch.dtype) -> str | None:  # noqa: D102
+    def unavailable(  # noqa: D102
+        self, device: torch.device, dtype: torch.dtype, index_dtype: torch.dtype = torch.int32
+    ) -> str | None:
         if device.type != "cpu":
             return f"the {self.name} kernel runs on a CPU only"
-        return _problem() if dtype in FLOATING else f"values are not of {dtype}"
+        return _problem(index_dtype) if dtype in FLOATING else f"values are not of {dtype}"
 
     def spmm(  # noqa: D102
         self, pattern: SparsityPattern, values: Tensor, input: Tensor, bias: Tensor | None = None
     ) -> Tensor:
         bias = None if bias is None else bias.contiguous()
-        output: Tensor = operator("spmm")(
+        output: Tensor = operator("spmm", pattern.index_dtype)(
             pattern.crow_indices, pattern.col_indices, values, None, strided(input), bias
         )
         return output
 
     def spmm_transposed(self, pattern: SparsityPattern, values: Tensor, grad_output: Tensor) -> Tensor:  # noqa: D102
         if _scatters(pattern, values, grad_output):
-            scattered: Tensor = operator("scatter")(
+            scattered: Tensor = operator("scatter", pattern.index_dtype)(
                 pattern.crow_indices,
                 pattern.col_indices,
                 values,
@@ -55,7 +57,7 @@ class NativeKernel(Kernel):
             )
             return scattered
         columns = pattern.transposed
-        grad_input: Tensor = operator("spmm")(
+        grad_input: Tensor = operator("spmm", pattern.index_dtype)(
             columns.crow_indices,
             columns.col_indices,
             values,
@@ -66,7 +68,7 @@ class NativeKernel(Kernel):
         return grad_input
 
     def sddmm(self, pattern: SparsityPattern, grad_output: Tensor, input: Tensor) -> Tensor:  # noqa: D102
-        grad_values: Tensor = operator("sddmm")(
+        grad_values: Tensor = operator("sddmm", pattern.index_dtype)(
             pattern.crow_indices, pattern.col_indices, strided(grad_output), strided(input)
         )
         return grad_values
@@ -77,7 +79,7 @@ class NativeKernel(Kernel):
         columns: tuple[Tensor | None, ...] = (None, None, None)
         if not _scatters(pattern, values, grad_output):
             columns = pattern.ccol_indices, pattern.row_indices, pattern.permutation
-        grad_input, grad_values = operator("backward")(
+        grad_input, grad_values = operator("backward", pattern.index_dtype)(
             pattern.crow_indices,
             pattern.col_indices,
             *columns,
@@ -93,10 +95,10 @@ def _scatters(pattern: SparsityPattern, values: Tensor, grad_output: Tensor) -> 
 
 
 @cache
-def _problem() -> str | None:
+def _problem(index_dtype: torch.dtype) -> str | None:
     """Why the library cannot be had; asked and said once, as the first time may take a compiler's seconds."""
     try:
-        build.load()
+        build.load(index_dtype)
     except build.BuildError as error:
         print(f"sparselinear: slower kernels run, for {error}", file=sys.stderr)
         return str(error)
@@ -104,9 +106,10 @@ def _problem() -> str | None:
 
 
 @cache
-def operator(name: str) -> Any:
-    """An operator of the compiled library."""
-    return getattr(torch.ops.sparselinear, name).default
+def operator(name: str, index_dtype: torch.dtype) -> Any:
+    """An operator of the compiled library for this type of indices, of which it is an overload."""
+    build.load(index_dtype)
+    return getattr(getattr(torch.ops.sparselinear, name), str(index_dtype).removeprefix("torch."))
 
 
 def strided(activations: Tensor) -> Tensor:

@@ -26,7 +26,9 @@ class TorchKernel(TiledKernel):
 
     name = "torch"
 
-    def unavailable(self, device: torch.device, dtype: torch.dtype) -> str | None:  # noqa: D102
+    def unavailable(  # noqa: D102
+        self, device: torch.device, dtype: torch.dtype, index_dtype: torch.dtype = torch.int32
+    ) -> str | None:
         if device.type not in ("cpu", "cuda"):
             return f"torch.sparse has no CSR product on {device.type}"
         return None if dtype in FLOATING else f"torch.sparse has no CSR product of {dtype}"

@@ -106,6 +106,12 @@ inline void multiply_strips(const Bits* a0, const Bits* a1, const Bits* b0, cons
   _tile_stored(3, c + 3 * kSums, kBytes);
 }
 
+#else
+
+inline bool amx_permitted() {
+  return false;
+}
+
 #endif
 
 }  // namespace sparselinear

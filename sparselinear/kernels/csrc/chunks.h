@@ -12,8 +12,8 @@ namespace sparselinear {
 // an even number, for of three one of two threads takes two. The cost of a row is its connections and
 // kRowCost. A row is cut only if it is longer than a chunk: the arrow of an arrow matrix, the hub of a graph.
 // The cuts do not depend on the number of threads, so results do not either.
-template <class A, class I>
-std::vector<Chunk> cut(const Sparse<A, I>& w, int64_t most) {
+template <class A>
+std::vector<Chunk> cut(const Sparse<A>& w, int64_t most) {
   constexpr int64_t kRowCost = 2, kMostChunks = 256;
   const auto cost_before = [&](int64_t r) { return static_cast<int64_t>(w.offsets[r]) + kRowCost * r; };
   const int64_t total = w.rows ? cost_before(w.rows) : 0;
@@ -44,8 +44,8 @@ std::vector<Chunk> cut(const Sparse<A, I>& w, int64_t most) {
 
 // Calls rows(first, last) for the rows that lie in the chunk as a whole, and piece(at_end, row, first, last)
 // for the connections of a row that is shared with the chunk before it or after it.
-template <class A, class I, class Rows, class Piece>
-void walk(const Sparse<A, I>& w, const Chunk& chunk, const Rows& rows, const Piece& piece) {
+template <class A, class Rows, class Piece>
+void walk(const Sparse<A>& w, const Chunk& chunk, const Rows& rows, const Piece& piece) {
   int64_t first = chunk.begin.row;
   if (chunk.begin.connection > w.offsets[first]) {
     const bool whole = chunk.end.row == first;
@@ -63,8 +63,7 @@ void walk(const Sparse<A, I>& w, const Chunk& chunk, const Rows& rows, const Pie
 template <class A>
 class Pieces {
  public:
-  template <class I>
-  Pieces(const Sparse<A, I>& w, const std::vector<Chunk>& chunks, int64_t width) : width_(width) {
+  Pieces(const Sparse<A>& w, const std::vector<Chunk>& chunks, int64_t width) : width_(width) {
     const auto ignore = [](int64_t, int64_t) {};
     for (size_t c = 0; c < chunks.size(); ++c)
       walk(w, chunks[c], ignore,

@@ -14,15 +14,15 @@ namespace sparselinear {
 // the sums of a task, or its part of grad_output, go through the second-level cache.
 inline int64_t width_of_task(int64_t all, int64_t samples) {
   constexpr int64_t kMost = 512, kMostSums = 512 * 256;
-  const int64_t fair = ceil_div(all, 4 * torch::stable::get_num_threads());
+  const int64_t fair = ceil_div(all, 4 * thread_count());
   return std::min({kMost, kMostSums / samples / kPair * kPair, round_up(fair, kPair)});
 }
 
 // W as A: 32 rows are two strips, and columns from a word on, as many tiles, their depth. Meanwhile it asks
 // for the values of other rows, from another word on, which come next: without that, the time beside the
 // products is spent waiting.
-template <class S, class I, int P = kParts<S>>
-void expand_rows(const Weights<S, I>& w, Cursors<S, I>& cursors, int64_t row, int64_t word, int64_t tiles,
+template <class S, int P = kParts<S>>
+void expand_rows(const Weights<S>& w, Cursors<S>& cursors, int64_t row, int64_t word, int64_t tiles,
                  int64_t next_row, int64_t next_word, const Strips<P>& to, Magnitude& magnitude) {
   Magnitude seen = magnitude;
   for (int64_t r = 0; r < kPair; ++r) {
@@ -44,9 +44,9 @@ void expand_rows(const Weights<S, I>& w, Cursors<S, I>& cursors, int64_t row, in
 // W as B: the 32 columns of a word are two strips, and as many tiles of rows their depth. Meanwhile it asks
 // for the values that follow those of each row, or, at the end, for those of other rows, which begin at
 // `next`.
-template <class S, class I, int P = kParts<S>>
-void expand_columns(const Weights<S, I>& w, Cursors<S, I>& cursors, int64_t tiles, int64_t word,
-                    const I* next, const Strips<P>& to, Magnitude& magnitude) {
+template <class S, int P = kParts<S>>
+void expand_columns(const Weights<S>& w, Cursors<S>& cursors, int64_t tiles, int64_t word, const Index* next,
+                    const Strips<P>& to, Magnitude& magnitude) {
   Magnitude seen = magnitude;
   for (int64_t tile = 0; tile < tiles; ++tile)
     for (int64_t r = 0; r < kTile; ++r) {
@@ -67,8 +67,8 @@ void expand_columns(const Weights<S, I>& w, Cursors<S, I>& cursors, int64_t tile
 }
 
 // output = input W^T + bias. False if there are numbers that have no parts: the output is not valid then.
-template <class S, class I>
-bool dense_spmm(const Weights<S, I>& w, const Activations<const S>& input, const S* bias,
+template <class S>
+bool dense_spmm(const Weights<S>& w, const Activations<const S>& input, const S* bias,
                 const Activations<S>& output) {
   constexpr int P = kParts<S>;
   const int64_t panel = panel_samples<P>(input.batch, w.columns), width = width_of_task(w.rows, panel);
@@ -85,7 +85,7 @@ bool dense_spmm(const Weights<S, I>& w, const Activations<const S>& input, const
       const Scratch scratch(Strips<P>::bytes(2, kChunk) + blocks * pairs * kBlockSize * sizeof(float));
       const Strips<P> strips{scratch.as<Bits>(), 2};
       float* const sums = scratch.as<float>() + Strips<P>::bytes(2, kChunk) / sizeof(float);
-      Cursors<S, I> cursors(w, row, rows);
+      Cursors<S> cursors(w, row, rows);
       for (int64_t r = 0; r < rows; ++r) cursors.next(r) = w.offsets[row + r];
       Magnitude magnitude;
       const TileRegisters registers;
@@ -112,14 +112,14 @@ bool dense_spmm(const Weights<S, I>& w, const Activations<const S>& input, const
 }
 
 // Where the columns of each task begin in each row: (tasks, rows) places.
-template <class S, class I>
-void find_columns(const Weights<S, I>& w, int64_t width, int64_t tasks, I* places) {
+template <class S>
+void find_columns(const Weights<S>& w, int64_t width, int64_t tasks, Index* places) {
   const int64_t words = words_of(w.columns);
-  torch::stable::parallel_for(0, w.rows, 64, [&](int64_t first, int64_t last) {
+  parallel_for(w.rows, 64, [&](int64_t first, int64_t last) {
     for (int64_t r = first; r < last; ++r) {
       int64_t place = w.offsets[r];
       for (int64_t word = 0; word < words; ++word) {
-        if (word * kWord % width == 0) places[word * kWord / width * w.rows + r] = static_cast<I>(place);
+        if (word * kWord % width == 0) places[word * kWord / width * w.rows + r] = static_cast<Index>(place);
         place += _mm_popcnt_u32(w.bits[r * words + word]);
       }
     }
@@ -127,16 +127,16 @@ void find_columns(const Weights<S, I>& w, int64_t width, int64_t tasks, I* place
 }
 
 // grad_input = grad_output W. False as above.
-template <class S, class I>
-bool dense_spmm_transposed(const Weights<S, I>& w, const Activations<const S>& grad_output,
+template <class S>
+bool dense_spmm_transposed(const Weights<S>& w, const Activations<const S>& grad_output,
                            const Activations<S>& grad_input) {
   constexpr int P = kParts<S>;
   const int64_t panel = panel_samples<P>(grad_output.batch, w.rows), width = width_of_task(w.columns, panel),
                 tasks = ceil_div(w.columns, width);
   const Scratch parts(Strips<P>::bytes(panel / kTile, w.rows));
   const Strips<P> y{parts.as<Bits>(), panel / kTile};
-  const Scratch found(tasks * w.rows * sizeof(I));
-  I* const places = found.as<I>();
+  const Scratch found(tasks * w.rows * sizeof(Index));
+  Index* const places = found.as<Index>();
   find_columns(w, width, tasks, places);
   SharedMagnitude gradients, values;
   for (int64_t sample = 0; sample < grad_output.batch; sample += panel) {
@@ -146,7 +146,7 @@ bool dense_spmm_transposed(const Weights<S, I>& w, const Activations<const S>& g
     pack(from, Operand::kA, Side::kSamples, y, gradients);
     for_each_task(tasks, [&](int64_t task) {
       const int64_t column = task * width, blocks = ceil_div(std::min(width, w.columns - column), kPair);
-      const I* const begin = places + task * w.rows;
+      const Index* const begin = places + task * w.rows;
       const Scratch scratch(Strips<P>::bytes(2, kChunk) + blocks * pairs * kBlockSize * sizeof(float));
       const Strips<P> strips{scratch.as<Bits>(), 2};
       float* const sums = scratch.as<float>() + Strips<P>::bytes(2, kChunk) / sizeof(float);
@@ -154,7 +154,7 @@ bool dense_spmm_transposed(const Weights<S, I>& w, const Activations<const S>& g
       const TileRegisters registers;
       for (int64_t first = 0; first < w.rows; first += kChunk) {
         const int64_t rows = std::min(kChunk, w.rows - first), tiles = ceil_div(rows, kDepth);
-        Cursors<S, I> cursors(w, first, rows);
+        Cursors<S> cursors(w, first, rows);
         for (int64_t r = 0; r < rows; ++r) cursors.next(r) = begin[first + r];
         const bool more = first + 2 * kChunk <= w.rows;
         for (int64_t block = 0; block < blocks; ++block) {
@@ -178,8 +178,8 @@ bool dense_spmm_transposed(const Weights<S, I>& w, const Activations<const S>& g
 
 // Of the products of 32 rows, in as many blocks, the columns of each being those of a word, the connections.
 // Those of other rows, from another word on, which come next, are asked for.
-template <class S, class I>
-void pick_block(Cursors<S, I>& cursors, float* products, int64_t row, int64_t word, int64_t blocks,
+template <class S>
+void pick_block(Cursors<S>& cursors, float* products, int64_t row, int64_t word, int64_t blocks,
                 int64_t next_row, int64_t next_word, bool add, float* grad_values) {
   for (int64_t r = 0; r < kPair; ++r) {
     const float* ahead = grad_values + cursors.next(next_row + r);
@@ -195,8 +195,8 @@ void pick_block(Cursors<S, I>& cursors, float* products, int64_t row, int64_t wo
 
 // grad_values = grad_output^T input at the connections of W, in the type of the sums, for they are added up
 // over the panels. False as above.
-template <class S, class I>
-bool dense_sddmm(const Weights<S, I>& w, const Activations<const S>& grad_output,
+template <class S>
+bool dense_sddmm(const Weights<S>& w, const Activations<const S>& grad_output,
                  const Activations<const S>& input, float* grad_values) {
   constexpr int P = kParts<S>;
   const int64_t batch = input.batch, panel = panel_samples<P>(batch, w.rows + w.columns),
@@ -215,7 +215,7 @@ bool dense_sddmm(const Weights<S, I>& w, const Activations<const S>& grad_output
       constexpr int64_t kPairs = kChunk / kPair;
       const Scratch scratch(kPairs * kBlockSize * sizeof(float));
       float* const products = scratch.as<float>();  // kPairs blocks of 32 x 32
-      Cursors<S, I> cursors(w, row, rows);
+      Cursors<S> cursors(w, row, rows);
       for (int64_t r = 0; r < rows; ++r) cursors.next(r) = w.offsets[row + r];
       const TileRegisters registers;
       for (int64_t first = 0; first < w.columns; first += kChunk) {

@@ -99,14 +99,14 @@ Activations<S> exchanged(const Activations<S>& from) {
 
 // Rows of W in each task: few enough that all threads have some.
 inline int64_t dense_task(int64_t rows) {
-  const int64_t fair = ceil_div(rows, 4 * torch::stable::get_num_threads());
+  const int64_t fair = ceil_div(rows, 4 * thread_count());
   return std::min(kTaskRows, round_up(fair, kRows));
 }
 
 // The connections of rows `first` to first + rows in the columns from `from` on, below `limit`, as groups of
 // (columns, kRows) with zeros between them. `place` is where each row goes on.
-template <class A, class I>
-void write_out(const Sparse<A, I>& w, int64_t first, int64_t rows, int64_t from, int64_t limit, I* place,
+template <class A>
+void write_out(const Sparse<A>& w, int64_t first, int64_t rows, int64_t from, int64_t limit, Index* place,
                A* to) {
   const int64_t columns = limit - from;
   for (int64_t r = 0; r < rows; r += kRows, to += columns * kRows) {
@@ -119,14 +119,14 @@ void write_out(const Sparse<A, I>& w, int64_t first, int64_t rows, int64_t from,
         __builtin_prefetch(w.index + j);
         __builtin_prefetch(w.values + j);
       }
-      place[r + i] = static_cast<I>(k);
+      place[r + i] = static_cast<Index>(k);
     }
   }
 }
 
 // output = W input + bias. False, and the output is not valid, if there are numbers that are not finite.
-template <class A, class S, class I>
-bool spmm_with_zeros(const Sparse<A, I>& w, const Activations<const S>& input, const S* bias,
+template <class A, class S>
+bool spmm_with_zeros(const Sparse<A>& w, const Activations<const S>& input, const S* bias,
                      const Activations<S>& output) {
   constexpr int64_t kWidth = kDenseWidth<A>, kDepth = kDenseDepth<A>;
   const auto packing = sparselinear::packing<A, S>(kLanes<A>);
@@ -141,7 +141,7 @@ bool spmm_with_zeros(const Sparse<A, I>& w, const Activations<const S>& input, c
       const int64_t first = task * most, rows = std::min(most, w.rows - first);
       const Scratch scratch(kTaskRows * (kDepth + panels * kWidth) * sizeof(A));
       A *const block = scratch.as<A>(), *const sums = block + kTaskRows * kDepth;
-      I place[kTaskRows];
+      Index place[kTaskRows];
       std::copy_n(w.offsets + first, rows, place);
       for (int64_t column = 0; column < from.features; column += kDepth) {
         const int64_t limit = std::min(column + kDepth, from.features), depth = limit - column;
@@ -161,8 +161,8 @@ bool spmm_with_zeros(const Sparse<A, I>& w, const Activations<const S>& input, c
 
 // grad_values = grad_output^T input at the connections of W, in CSR order; its rows are the features of
 // grad_output.
-template <class A, class S, class I>
-void sddmm_with_zeros(const Sparse<A, I>& w, const Activations<const S>& grad_output,
+template <class A, class S>
+void sddmm_with_zeros(const Sparse<A>& w, const Activations<const S>& grad_output,
                       const Activations<const S>& input, A* grad_values) {
   // As many panels of products are written before the connections are picked, so that these are many.
   constexpr int64_t kTogether = 4, kWidth = kDenseWidth<A>, kDepth = kDenseDepth<A>;
@@ -179,7 +179,7 @@ void sddmm_with_zeros(const Sparse<A, I>& w, const Activations<const S>& grad_ou
         for (int64_t s = 0; s < depth; ++s)
           for (int64_t i = 0; i < kRows; ++i)
             block[r * depth + s * kRows + i] = r + i < rows ? load_one(own.at(s, first + r + i)) : A(0);
-      I place[kTaskRows];
+      Index place[kTaskRows];
       std::copy_n(w.offsets + first, rows, place);
       for (int64_t p = 0; p < panels; p += kTogether) {
         const int64_t together = std::min(kTogether, panels - p);
@@ -197,7 +197,7 @@ void sddmm_with_zeros(const Sparse<A, I>& w, const Activations<const S>& grad_ou
             const A found = row[w.index[k] - column];
             grad_values[k] = sample ? grad_values[k] + found : found;
           }
-          place[r] = static_cast<I>(k);
+          place[r] = static_cast<Index>(k);
         }
       }
     });

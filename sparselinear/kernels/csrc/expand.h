@@ -4,6 +4,7 @@
 #pragma once
 
 #include "amx.h"
+#include "structure.h"
 
 namespace sparselinear {
 
@@ -17,17 +18,16 @@ constexpr int64_t words_of(int64_t columns) {
 
 // W by rows: a bit for each of its columns, the lowest bit of a word standing for the first of 32, and the
 // values of those that are set.
-template <class S, class I>
+template <class S>
 struct Weights {
-  const I* offsets;
+  const Index* offsets;
   const uint32_t* bits;  // (rows, words_of(columns))
   const S* values;
   int64_t rows, columns;
 };
 
 // Writes the bits of a row whose connections are in these columns.
-template <class I>
-void mark(const I* index, int64_t count, int64_t columns, uint32_t* bits) {
+inline void mark(const Index* index, int64_t count, int64_t columns, uint32_t* bits) {
   std::fill_n(bits, words_of(columns), 0);
   for (int64_t k = 0; k < count; ++k) bits[index[k] / kWord] |= uint32_t{1} << (index[k] % kWord);
 }
@@ -39,13 +39,13 @@ struct Run {
 };
 
 // Where each of some rows goes on, as their columns are gone through in order.
-template <class S, class I>
+template <class S>
 class Cursors {
  public:
   static constexpr int64_t kMostRows = 512;
 
   // Rows from `first` on; what comes after them is empty.
-  Cursors(const Weights<S, I>& w, int64_t first, int64_t rows)
+  Cursors(const Weights<S>& w, int64_t first, int64_t rows)
       : bits_(w.bits + first * words_of(w.columns)), rows_(rows), words_(words_of(w.columns)) {}
   int64_t& next(int64_t row) {
     return next_[row];

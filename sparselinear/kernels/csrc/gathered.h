@@ -9,6 +9,7 @@
 
 #include <utility>
 
+#include "structure.h"
 #include "vector.h"
 
 namespace sparselinear {
@@ -16,8 +17,8 @@ namespace sparselinear {
 template <class A>
 constexpr int kGathered = 16 / static_cast<int>(sizeof(A));
 
-template <class A, class I>
-__attribute__((always_inline)) inline Vector<A, kGathered<A>> gathered(const A* x, const I* index) {
+template <class A>
+__attribute__((always_inline)) inline Vector<A, kGathered<A>> gathered(const A* x, const Index* index) {
   return [=]<int... i>(std::integer_sequence<int, i...>) __attribute__((always_inline)) {
     return Vector<A, kGathered<A>>{x[index[i]]...};
   }(std::make_integer_sequence<int, kGathered<A>>());
@@ -52,8 +53,8 @@ __attribute__((always_inline)) inline Vector<A, L> first_of(Vector<A, L> numbers
 // for each that is left ends after so many turns as can hardly be foreseen. Time with that loop over time so,
 // rows of 41 and of 100 connections over 4096 numbers, Zen 5: one pattern again and again, which the
 // processor remembers, 0.95 and 0.95; eight in turns 1.5 and 1.3.
-template <class A, class I>
-__attribute__((always_inline)) inline A gathered_dot(const A* x, const I* index, const A* values,
+template <class A>
+__attribute__((always_inline)) inline A gathered_dot(const A* x, const Index* index, const A* values,
                                                      int64_t count, int64_t readable) {
   constexpr int N = kGathered<A>;
   const auto product = [=](int64_t k) __attribute__((always_inline)) {

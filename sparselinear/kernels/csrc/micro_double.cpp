@@ -3,7 +3,6 @@
 
 namespace sparselinear {
 
-template Micro<double, int32_t> micro<double, int32_t>(int, int);
-template Micro<double, int64_t> micro<double, int64_t>(int, int);
+template Micro<double> micro<double>(int, int);
 
 }  // namespace sparselinear

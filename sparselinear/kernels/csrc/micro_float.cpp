@@ -3,7 +3,6 @@
 
 namespace sparselinear {
 
-template Micro<float, int32_t> micro<float, int32_t>(int, int);
-template Micro<float, int64_t> micro<float, int64_t>(int, int);
+template Micro<float> micro<float>(int, int);
 
 }  // namespace sparselinear

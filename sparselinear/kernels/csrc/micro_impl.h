@@ -13,9 +13,9 @@ constexpr int chains(int most) {
 }
 
 // sum (+)= values[k] * row index[k] of the source, over k from first to last.
-template <int L, int V, bool kNear, class A, class I>
+template <int L, int V, bool kNear, class A>
 __attribute__((always_inline)) inline void weighted_sum(const Source<L * V, kNear, A>& source,
-                                                        const Sparse<A, I>& w, int64_t first, int64_t last,
+                                                        const Sparse<A>& w, int64_t first, int64_t last,
                                                         bool add, A* sum) {
   constexpr int kChains = chains<V>(8);
   using Vec = Vector<A, L>;
@@ -66,18 +66,18 @@ constexpr int kAbreast = (kVectorBytes == 64 ? 16 : 12) / V;
 
 // Their indices and values are as many streams, each too short for the processor to foresee: with nothing
 // asked for ahead it took four times as long.
-template <int L, int V, bool kNear, class A, class I>
-void multiply_abreast(Source<L * V, kNear, A> source, Sparse<A, I> w, const I* offsets, Rows<A> sums) {
+template <int L, int V, bool kNear, class A>
+void multiply_abreast(Source<L * V, kNear, A> source, Sparse<A> w, const Index* offsets, Rows<A> sums) {
   constexpr int kRows = kAbreast<V>, kTurn = 4, kFetched = 48;
   using Vec = Vector<A, L>;
-  I common = offsets[1] - offsets[0];
-  for (int r = 1; r < kRows; ++r) common = std::min<I>(common, offsets[r + 1] - offsets[r]);
+  Index common = offsets[1] - offsets[0];
+  for (int r = 1; r < kRows; ++r) common = std::min<Index>(common, offsets[r + 1] - offsets[r]);
   common -= common % kTurn;
   Vec total[kRows][V] = {};
-  for (I done = 0; done < common; done += kTurn)
+  for (Index done = 0; done < common; done += kTurn)
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
-      const I* const index = w.index + offsets[r] + done;
+      const Index* const index = w.index + offsets[r] + done;
       const A* const values = w.values + offsets[r] + done;
       __builtin_prefetch(index + kFetched);
       __builtin_prefetch(values + kFetched);
@@ -96,8 +96,8 @@ void multiply_abreast(Source<L * V, kNear, A> source, Sparse<A, I> w, const I* o
     weighted_sum<L, V>(source, w, offsets[r] + common, offsets[r + 1], true, sums.row(r));
 }
 
-template <int L, int V, bool kNear, class A, class I>
-void multiply_rows(Source<L * V, kNear, A> source, Sparse<A, I> w, Span<I> span, bool abreast, Rows<A> sums) {
+template <int L, int V, bool kNear, class A>
+void multiply_rows(Source<L * V, kNear, A> source, Sparse<A> w, Span span, bool abreast, Rows<A> sums) {
   int64_t r = 0;
   if constexpr (L == kLanes<A> && V < kFillsRegisters)
     if (abreast)
@@ -113,11 +113,11 @@ void multiply_rows(Source<L * V, kNear, A> source, Sparse<A, I> w, Span<I> span,
   }
 }
 
-template <int L, int V, class A, class I>
-void multiply(const Panel<A>& panel, const Sparse<A, I>& w, Span<I> span, Rows<A> sums) {
+template <int L, int V, class A>
+void multiply(const Panel<A>& panel, const Sparse<A>& w, Span span, Rows<A> sums) {
   const double entries = static_cast<double>(span.rows) * panel.features;
   const bool abreast = panel.ahead == 0 && span.connections() >= kShared * entries;
-  with_source<L * V, kVariants<L, V, A, I>>(panel, [&](auto source) {
+  with_source<L * V, kVariants<L, V, A>>(panel, [&](auto source) {
     if constexpr (V <= kMostByConnections)
       if (by_connections<L>(w, span)) return multiply_connections<L, V>(source, w, span, sums);
     if constexpr (L == 1)
@@ -135,9 +135,9 @@ constexpr int64_t kRowsAhead = 4;
 // and L of them in a row are added up together, also where they belong to several rows of W: most graphs have
 // fewer than L connections in a row. Long rows have most of theirs added up as they are found, and are summed
 // in several chains; of short ones more wait in memory, for the sake of fewer branches.
-template <int L, int V, bool kSum, bool kLong, bool kNear, class A, class I>
-void multiply_and_dot_rows(Source<L * V, kNear, A> source, Sparse<A, I> w, Span<I> span, Rows<const A> x,
-                           bool add, Rows<A> sums, A* dots) {
+template <int L, int V, bool kSum, bool kLong, bool kNear, class A>
+void multiply_and_dot_rows(Source<L * V, kNear, A> source, Sparse<A> w, Span span, Rows<const A> x, bool add,
+                           Rows<A> sums, A* dots) {
   constexpr int kChains = kLong ? chains<V>(kFillsRegisters) : 1, kWaiting = kLong ? L : 8 * L;
   using Vec = Vector<A, L>;
   const int64_t nnz = w.nnz();
@@ -213,10 +213,10 @@ void multiply_and_dot_rows(Source<L * V, kNear, A> source, Sparse<A, I> w, Span<
   }
 }
 
-template <int L, int V, bool kSum, class A, class I>
-void multiply_and_dot(const Panel<A>& panel, const Sparse<A, I>& w, Span<I> span, Rows<const A> x, bool add,
+template <int L, int V, bool kSum, class A>
+void multiply_and_dot(const Panel<A>& panel, const Sparse<A>& w, Span span, Rows<const A> x, bool add,
                       Rows<A> sums, A* dots) {
-  constexpr bool kVaries = kVariants<L, V, A, I>;
+  constexpr bool kVaries = kVariants<L, V, A>;
   const bool are_short = has_short_rows(span);
   with_source<L * V, kVaries>(panel, [&](auto source) {
     if constexpr (!kSum)
@@ -229,8 +229,9 @@ void multiply_and_dot(const Panel<A>& panel, const Sparse<A, I>& w, Span<I> span
 
 // Row index[k] of `sums` += values[k] * a row of the panel, for k in order, as long as index[k] < limit; no
 // index comes twice, so several are under way together.
-template <int L, int V, class A, class I>
-inline void add_to_rows(const A* row, const I* index, const A* values, int64_t count, I limit, A* sums) {
+template <int L, int V, class A>
+inline void add_to_rows(const A* row, const Index* index, const A* values, int64_t count, Index limit,
+                        A* sums) {
   constexpr int kTogether = chains<V>(4);
   using Vec = Vector<A, L>;
   Vec x[V];
@@ -268,19 +269,17 @@ inline void add_to_rows(const A* row, const I* index, const A* values, int64_t c
 
 // The place of the first of `count` indices, in order, that is not below `limit`; without a branch that
 // depends on them.
-template <class I>
-inline int64_t count_below(const I* index, int64_t count, I limit) {
-  const I* const begin = index;
+inline int64_t count_below(const Index* index, int64_t count, Index limit) {
+  const Index* const begin = index;
   for (; count > 1; count -= count / 2) index += index[count / 2 - 1] < limit ? count / 2 : 0;
   return index - begin + (count > 0 && *index < limit);
 }
 
-template <int L, int V, class A, class I>
-void scatter(const Panel<A>& panel, const Sparse<A, I>& w, const Chunk& chunk, const Columns<I>& columns,
-             A* sums) {
+template <int L, int V, class A>
+void scatter(const Panel<A>& panel, const Sparse<A>& w, const Chunk& chunk, const Columns& columns, A* sums) {
   int64_t k = chunk.begin.connection;
   for (int64_t first = chunk.begin.row; k < chunk.end.connection; first += kBlock) {
-    const Span<I> span{w.offsets + first, std::min(kBlock, w.rows - first)};
+    const Span span{w.offsets + first, std::min(kBlock, w.rows - first)};
     const int64_t last = std::min<int64_t>(span.offsets[span.rows], chunk.end.connection);
     if (scatters_connections<L * V>(span)) {
       scatter_connections<L, V>(panel.row(first), panel.stride, w, span, k, last, columns, sums);
@@ -295,35 +294,35 @@ void scatter(const Panel<A>& panel, const Sparse<A, I>& w, const Chunk& chunk, c
   }
 }
 
-template <int L, int V, class A, class I>
-Micro<A, I> micro_of() {
+template <int L, int V, class A>
+Micro<A> micro_of() {
   return {L,
           L * V,
-          multiply<L, V, A, I>,
-          multiply_and_dot<L, V, true, A, I>,
-          multiply_and_dot<L, V, false, A, I>,
-          scatter<L, V, A, I>};
+          multiply<L, V, A>,
+          multiply_and_dot<L, V, true, A>,
+          multiply_and_dot<L, V, false, A>,
+          scatter<L, V, A>};
 }
 
-template <class A, class I>
-Micro<A, I> micro(int lanes, int vectors) {
+template <class A>
+Micro<A> micro(int lanes, int vectors) {
   constexpr int N = kLanes<A>;
-  if (lanes == 1) return micro_of<1, 1, A, I>();
+  if (lanes == 1) return micro_of<1, 1, A>();
   if constexpr (N > 4)
-    if (lanes == 4) return micro_of<4, 1, A, I>();
+    if (lanes == 4) return micro_of<4, 1, A>();
   if constexpr (N > 8)
-    if (lanes == 8) return micro_of<8, 1, A, I>();
+    if (lanes == 8) return micro_of<8, 1, A>();
   switch (vectors) {
     case 1:
-      return micro_of<N, 1, A, I>();
+      return micro_of<N, 1, A>();
     case 2:
-      return micro_of<N, 2, A, I>();
+      return micro_of<N, 2, A>();
     case 3:
-      return micro_of<N, 3, A, I>();
+      return micro_of<N, 3, A>();
     case 4:
-      return micro_of<N, 4, A, I>();
+      return micro_of<N, 4, A>();
     default:
-      return micro_of<N, kMostVectors, A, I>();
+      return micro_of<N, kMostVectors, A>();
   }
 }
 

@@ -1,45 +1,48 @@
 // The operators of the native kernel, sparselinear::spmm, scatter, sddmm and backward, for the types of the
-// tensors they are called with.
+// tensors they are called with; and whether there is a matrix unit for those of amx.cpp.
 #include <torch/csrc/stable/library.h>
 
 #include <tuple>
 
+#include "amx.h"
+#include "tensors.h"
 #include "typed.h"
 
 namespace sparselinear {
 namespace {
 
-// Calls f(Typed<S, I>()) for the types of values and of indices.
-template <class F>
-void with_typed(const Tensor& values, const Tensor& index, const F& f) {
-  with_types(values, index, [&](auto scalar, auto integer) {
-    f(Typed<typename decltype(scalar)::type, typename decltype(integer)::type>());
-  });
-}
-
 Tensor spmm_operator(const Tensor& offsets, const Tensor& index, const Tensor& values,
                      const std::optional<Tensor>& permutation, const Tensor& input,
                      const std::optional<Tensor>& bias) {
-  Tensor output = empty_activations(input, offsets.size(0) - 1);
-  with_typed(values, index,
-             [&](auto typed) { typed.spmm({offsets, index}, values, permutation, input, bias, output); });
+  const Structure w = structure(offsets, index);
+  Tensor output = empty_activations(input, w.rows);
+  with_scalar(values.scalar_type(), [&](auto scalar) {
+    using S = typename decltype(scalar)::type;
+    Typed<S>::spmm(w, read<S>(values), read_indices(permutation), to_read<S>(input), read<S>(bias),
+                   to_write<S>(output));
+  });
   return output;
 }
 
 Tensor scatter_operator(const Tensor& crow_indices, const Tensor& col_indices, const Tensor& values,
                         const Tensor& grad_output, int64_t in_features) {
+  const Structure rows = structure(crow_indices, col_indices);
   Tensor grad_input = empty_activations(grad_output, in_features);
-  with_typed(values, col_indices, [&](auto typed) {
-    typed.scatter({crow_indices, col_indices}, values, grad_output, grad_input);
+  with_scalar(values.scalar_type(), [&](auto scalar) {
+    using S = typename decltype(scalar)::type;
+    Typed<S>::scatter(rows, read<S>(values), to_read<S>(grad_output), to_write<S>(grad_input));
   });
   return grad_input;
 }
 
 Tensor sddmm_operator(const Tensor& crow_indices, const Tensor& col_indices, const Tensor& grad_output,
                       const Tensor& input) {
+  const Structure rows = structure(crow_indices, col_indices);
   Tensor grad_values = empty_values(input, col_indices.size(0));
-  with_typed(input, col_indices,
-             [&](auto typed) { typed.sddmm({crow_indices, col_indices}, grad_output, input, grad_values); });
+  with_scalar(input.scalar_type(), [&](auto scalar) {
+    using S = typename decltype(scalar)::type;
+    Typed<S>::sddmm(rows, to_read<S>(grad_output), to_read<S>(input), write<S>(grad_values));
+  });
   return grad_values;
 }
 
@@ -49,41 +52,55 @@ std::tuple<Tensor, Tensor> backward_operator(const Tensor& crow_indices, const T
                                              const std::optional<Tensor>& row_indices,
                                              const std::optional<Tensor>& permutation, const Tensor& values,
                                              const Tensor& grad_output, const Tensor& input) {
-  const Structure rows{crow_indices, col_indices};
+  const Structure rows = structure(crow_indices, col_indices);
   Tensor grad_input = empty_activations(grad_output, input.size(1));
-  Tensor grad_values = empty_values(input, rows.nnz());
-  with_typed(values, col_indices, [&](auto typed) {
+  Tensor grad_values = empty_values(input, col_indices.size(0));
+  with_scalar(values.scalar_type(), [&](auto scalar) {
+    using S = typename decltype(scalar)::type;
+    const auto from = to_read<S>(grad_output), with = to_read<S>(input);
     if (permutation) {
-      typed.backward(rows, {*ccol_indices, *row_indices}, *permutation, values, grad_output, input,
-                     grad_input, grad_values);
+      Typed<S>::backward(rows, structure(*ccol_indices, *row_indices), read_indices(permutation),
+                         read<S>(values), from, with, to_write<S>(grad_input), write<S>(grad_values));
     } else {
-      typed.scatter(rows, values, grad_output, grad_input);
-      typed.sddmm(rows, grad_output, input, grad_values);
+      Typed<S>::scatter(rows, read<S>(values), from, to_write<S>(grad_input));
+      Typed<S>::sddmm(rows, from, with, write<S>(grad_values));
     }
   });
   return {grad_input, grad_values};
 }
 
+bool amx_available_operator() {
+  return amx_permitted();
+}
+
 }  // namespace
 
-STABLE_TORCH_LIBRARY(sparselinear, library) {
-  library.def(
-      "spmm(Tensor offsets, Tensor index, Tensor values, Tensor? permutation, Tensor input, Tensor? bias)"
-      " -> Tensor");
-  library.def(
-      "scatter(Tensor crow_indices, Tensor col_indices, Tensor values, Tensor grad_output, int in_features)"
-      " -> Tensor");
-  library.def("sddmm(Tensor crow_indices, Tensor col_indices, Tensor grad_output, Tensor input) -> Tensor");
-  library.def(
-      "backward(Tensor crow_indices, Tensor col_indices, Tensor? ccol_indices, Tensor? row_indices,"
-      " Tensor? permutation, Tensor values, Tensor grad_output, Tensor input) -> (Tensor, Tensor)");
+STABLE_TORCH_LIBRARY_FRAGMENT(sparselinear, library) {
+  const auto define = [&](const char* name, const char* schema) {
+    library.def((operator_name(name) + schema).c_str());
+  };
+  define("spmm",
+         "(Tensor offsets, Tensor index, Tensor values, Tensor? permutation, Tensor input, Tensor? bias)"
+         " -> Tensor");
+  define("scatter",
+         "(Tensor crow_indices, Tensor col_indices, Tensor values, Tensor grad_output, int in_features)"
+         " -> Tensor");
+  define("sddmm", "(Tensor crow_indices, Tensor col_indices, Tensor grad_output, Tensor input) -> Tensor");
+  define("backward",
+         "(Tensor crow_indices, Tensor col_indices, Tensor? ccol_indices, Tensor? row_indices,"
+         " Tensor? permutation, Tensor values, Tensor grad_output, Tensor input) -> (Tensor, Tensor)");
+  define("amx_available", "() -> bool");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(sparselinear, CPU, library) {
-  library.impl("spmm", TORCH_BOX(&spmm_operator));
-  library.impl("scatter", TORCH_BOX(&scatter_operator));
-  library.impl("sddmm", TORCH_BOX(&sddmm_operator));
-  library.impl("backward", TORCH_BOX(&backward_operator));
+  library.impl(operator_name("spmm").c_str(), TORCH_BOX(&spmm_operator));
+  library.impl(operator_name("scatter").c_str(), TORCH_BOX(&scatter_operator));
+  library.impl(operator_name("sddmm").c_str(), TORCH_BOX(&sddmm_operator));
+  library.impl(operator_name("backward").c_str(), TORCH_BOX(&backward_operator));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(sparselinear, CompositeExplicitAutograd, library) {
+  library.impl(operator_name("amx_available").c_str(), TORCH_BOX(&amx_available_operator));
 }
 
 }  // namespace sparselinear

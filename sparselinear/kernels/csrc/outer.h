@@ -12,9 +12,9 @@
 namespace sparselinear {
 
 // In CSR order, in which no permutation is needed: there is no sum that a pass over columns would share.
-template <class A, class S, class I>
-void outer(const I* offsets, const I* columns, const Activations<const S>& grad_output,
-           const Activations<const S>& input, int64_t nnz, S* grad_values) {
+template <class A, class S>
+void outer(const Structure& w, const Activations<const S>& grad_output, const Activations<const S>& input,
+           S* grad_values) {
   // Gathered where they are if they lie side by side, in the type of the product.
   const bool in_place = std::is_same_v<A, S> && input.feature_stride == 1;
   const Scratch scratch(in_place ? 0 : input.features * sizeof(A));
@@ -28,15 +28,15 @@ void outer(const I* offsets, const I* columns, const Activations<const S>& grad_
     by_vectors<A>(
         first, last,
         [&](int64_t k) __attribute__((always_inline)) {
-          store<kGathered<A>>(grad_values + k, gradient(k) * gathered(x, columns + k));
+          store<kGathered<A>>(grad_values + k, gradient(k) * gathered(x, w.index + k));
         },
-        [&](int64_t k) { store_one(grad_values + k, gradient(k)[0] * x[columns[k]]); });
+        [&](int64_t k) { store_one(grad_values + k, gradient(k)[0] * x[w.index[k]]); });
   };
-  const int64_t rows = grad_output.features;
-  torch::stable::parallel_for(0, nnz, 1 << 14, [&](int64_t first, int64_t last) {
-    int64_t row = std::upper_bound(offsets, offsets + rows + 1, static_cast<I>(first)) - offsets - 1;
+  parallel_for(w.nnz(), 1 << 14, [&](int64_t first, int64_t last) {
+    int64_t row =
+        std::upper_bound(w.offsets, w.offsets + w.rows + 1, static_cast<Index>(first)) - w.offsets - 1;
     for (int64_t k = first; k < last;) {
-      const Span<I> span{offsets + row, std::min(kBlock, rows - row)};
+      const Span span{w.offsets + row, std::min(kBlock, w.rows - row)};
       const int64_t stop = std::min<int64_t>(last, span.offsets[span.rows]);
       const auto of_row = [&](int64_t r) { return load_one(grad_output.at(0, row + r)); };
       if (has_short_rows(span)) {

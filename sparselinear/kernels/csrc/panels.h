@@ -13,9 +13,9 @@ struct Slice {
 };
 
 // How a product is computed: the inner loops, and what is known of the panels they read.
-template <class A, class I>
+template <class A>
 struct Plan {
-  Micro<A, I> micro;
+  Micro<A> micro;
   bool in_place;  // panels of activations in the type of the sums are read where they are
   bool far;       // what panels are read from does not fit in the second-level cache
   int64_t ahead;  // as in Panel
@@ -25,8 +25,7 @@ struct Plan {
 template <class A, class S>
 class Panels {
  public:
-  template <class I>
-  Panels(const Activations<const S>& from, const Packing<A, S>& packing, const Plan<A, I>& plan)
+  Panels(const Activations<const S>& from, const Packing<A, S>& packing, const Plan<A>& plan)
       : from_(from),
         packing_(packing),
         width_(plan.micro.width),
@@ -41,7 +40,7 @@ class Panels {
   // Whether there are panels enough to keep three quarters of the threads busy with their own; those that do
   // not fit in its cache are better shared.
   bool enough_for_threads() const {
-    const int64_t threads = torch::stable::get_num_threads();
+    const int64_t threads = thread_count();
     return !far_ && 4 * count_ >= 3 * threads * ceil_div(count_, threads);
   }
 

@@ -3,18 +3,10 @@
 
 #include "parallel.h"
 #include "scratch.h"
+#include "structure.h"
 #include "vector.h"
 
 namespace sparselinear {
-
-template <class I>
-struct Offsets {
-  const I* data;
-  int64_t count;
-  int64_t nnz() const {
-    return static_cast<int64_t>(data[count]);
-  }
-};
 
 // Bytes of values from which on columns are walked in blocks, where values are gathered and where they are
 // scattered; and of a block. The translation buffer of the second level holds 2,000 to 4,000 pages of 4 KiB,
@@ -32,11 +24,10 @@ constexpr int64_t kGatherAhead = 512, kScatterAhead = 32, kNear = 1 << 20;
 
 // In how many blocks of CSR order columns are walked through: one, unless the values, `size` bytes each, are
 // more than `most` bytes, and columns are long.
-template <class I>
-int64_t blocks_of(const Offsets<I>& columns, int64_t size, int64_t most) {
+inline int64_t blocks_of(const Structure& columns, int64_t size, int64_t most) {
   constexpr int64_t kLongRun = 32;
   const int64_t nnz = columns.nnz(), blocks = ceil_div(nnz * size, kBlockBytes);
-  return nnz * size <= most || nnz < kLongRun * blocks * columns.count ? 1 : blocks;
+  return nnz * size <= most || nnz < kLongRun * blocks * columns.rows ? 1 : blocks;
 }
 
 // Calls move(k, order[k]) for each connection k in CSC order, order[k] being its place in CSR order. Where
@@ -47,13 +38,13 @@ int64_t blocks_of(const Offsets<I>& columns, int64_t size, int64_t most) {
 // lines then stay at hand. Time of one block over that of several, 4096 x 4096, 2 threads, gradients back:
 // 20 %: 1.8; 40 %: 2.3; at 10 % one is faster: 0.5. Values to CSC order, 8192 x 8192, 20 %: 1.13 of the
 // transposed product, batch 64; at half as many 1.0.
-template <class I, class Fetch, class Move>
-void for_each_connection(const Offsets<I>& columns, const I* order, int64_t blocks, int64_t ahead,
+template <class Fetch, class Move>
+void for_each_connection(const Structure& columns, const Index* order, int64_t blocks, int64_t ahead,
                          const Fetch& fetch, const Move& move) {
   constexpr int64_t kRun = 16, kMostColumns = 512;
   const int64_t nnz = columns.nnz();
   if (blocks == 1) {
-    torch::stable::parallel_for(0, nnz, 1 << 14, [&](int64_t first, int64_t last) {
+    parallel_for(nnz, 1 << 14, [&](int64_t first, int64_t last) {
       int64_t k = first;
       for (; k < last - ahead; ++k) {
         fetch(order[k + ahead]);
@@ -63,12 +54,12 @@ void for_each_connection(const Offsets<I>& columns, const I* order, int64_t bloc
     });
     return;
   }
-  const int64_t fair = columns.count / (4 * torch::stable::get_num_threads()),
+  const int64_t fair = columns.rows / (4 * thread_count()),
                 width = std::clamp<int64_t>(fair, 64, kMostColumns);
-  for_each_task(ceil_div(columns.count, width), [&](int64_t task) {
-    const I* offsets = columns.data + task * width;
-    const int64_t count = std::min(width, columns.count - task * width);
-    I place[kMostColumns];
+  for_each_task(ceil_div(columns.rows, width), [&](int64_t task) {
+    const Index* offsets = columns.offsets + task * width;
+    const int64_t count = std::min(width, columns.rows - task * width);
+    Index place[kMostColumns];
     std::copy(offsets, offsets + count, place);
     for (int64_t block = 1; block <= blocks; ++block) {
       const int64_t limit = block == blocks ? nnz : nnz / blocks * block;
@@ -78,7 +69,7 @@ void for_each_connection(const Offsets<I>& columns, const I* order, int64_t bloc
         for (; k + kRun <= end && order[k + kRun - 1] < limit; k += kRun)
           for (int64_t i = 0; i < kRun; ++i) move(k + i, order[k + i]);
         for (; k < end && order[k] < limit; ++k) move(k, order[k]);
-        place[c] = static_cast<I>(k);
+        place[c] = static_cast<Index>(k);
       }
     }
   });
@@ -86,10 +77,10 @@ void for_each_connection(const Offsets<I>& columns, const I* order, int64_t bloc
 
 // Values in the order of a permutation, if there is one, in the type of the sums; no copy where they have
 // both already.
-template <class A, class S, class I>
+template <class A, class S>
 class Ordered {
  public:
-  Ordered(const Offsets<I>& columns, const S* values, const I* order)
+  Ordered(const Structure& columns, const S* values, const Index* order)
       : scratch_(!values || (std::is_same_v<A, S> && !order) ? 0 : columns.nnz() * sizeof(A)) {
     if constexpr (std::is_same_v<A, S>)
       if (!order) {
@@ -108,7 +99,7 @@ class Ordered {
     else if (order)
       for_each_connection(columns, order, 1, 0, [](int64_t) {}, move);
     else
-      torch::stable::parallel_for(0, columns.nnz(), 1 << 14, [=](int64_t first, int64_t last) {
+      parallel_for(columns.nnz(), 1 << 14, [=](int64_t first, int64_t last) {
         for (int64_t k = first; k < last; ++k) to[k] = load_one(values + k);
       });
   }
@@ -122,10 +113,10 @@ class Ordered {
 };
 
 // The way back: room for numbers in the type of the sums, one a connection, and then to their places.
-template <class A, class S, class I>
+template <class A, class S>
 class Dots {
  public:
-  Dots(const Offsets<I>& columns, const I* order, S* to)
+  Dots(const Structure& columns, const Index* order, S* to)
       : columns_(columns),
         order_(order),
         to_(to),
@@ -140,7 +131,7 @@ class Dots {
   void deliver() const {
     const A* from = data();
     S* const to = to_;
-    const I* const order = order_;
+    const Index* const order = order_;
     const int64_t nnz = columns_.nnz();
     if (order)
       for_each_connection(
@@ -148,14 +139,14 @@ class Dots {
           [=](int64_t place) { __builtin_prefetch(to + place, 1); },
           [=](int64_t k, int64_t place) { store_one(to + place, from[k]); });
     else if constexpr (!std::is_same_v<A, S>)
-      torch::stable::parallel_for(0, nnz, 1 << 14, [=](int64_t first, int64_t last) {
+      parallel_for(nnz, 1 << 14, [=](int64_t first, int64_t last) {
         for (int64_t k = first; k < last; ++k) store_one(to + k, from[k]);
       });
   }
 
  private:
-  Offsets<I> columns_;
-  const I* order_;
+  Structure columns_;
+  const Index* order_;
   S* to_;
   Scratch scratch_;
 };

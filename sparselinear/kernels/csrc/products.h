@@ -20,8 +20,8 @@ int64_t chunk_cost(const Panels<A, S>& panels, int64_t vectors) {
 
 // All threads on the chunks of all panels. Calls compute(panel, slice, chunk, pieces), and finish(slice,
 // pieces) after the chunks of a panel.
-template <class A, class S, class I, class Compute, class Finish>
-void share(const Panels<A, S>& panels, const Sparse<A, I>& w, const std::vector<Chunk>& chunks, int64_t width,
+template <class A, class S, class Compute, class Finish>
+void share(const Panels<A, S>& panels, const Sparse<A>& w, const std::vector<Chunk>& chunks, int64_t width,
            const Compute& compute, const Finish& finish) {
   // Panels in place are under way together, others one after the other.
   std::vector<Pieces<A>> pieces(panels.in_place() ? panels.count() : 1, Pieces<A>(w, chunks, width));
@@ -54,8 +54,8 @@ Rows<A> rows_of(const Activations<S>& activations, const Slice& slice, int64_t f
     return {};
 }
 
-template <class A, class S, class I>
-void spmm(const Plan<A, I>& plan, const Sparse<A, I>& w, const Activations<const S>& input, const S* bias,
+template <class A, class S>
+void spmm(const Plan<A>& plan, const Sparse<A>& w, const Activations<const S>& input, const S* bias,
           const Activations<S>& output) {
   const auto packing = sparselinear::packing<A, S>(plan.micro.lanes);
   const int64_t width = plan.micro.width;
@@ -66,7 +66,7 @@ void spmm(const Plan<A, I>& plan, const Sparse<A, I>& w, const Activations<const
       alignas(64) A tile[kBlock * kMostWidth<A>];
       for (int64_t stop; first < last; first = stop) {
         stop = std::min(last, (first / kBlock + 1) * kBlock);
-        const Span<I> span{w.offsets + first, stop - first};
+        const Span span{w.offsets + first, stop - first};
         if (!bias && in_rows<A>(output, slice, width)) {
           plan.micro.multiply(panel, w, span, rows_of<A>(output, slice, first));
           continue;
@@ -77,7 +77,7 @@ void spmm(const Plan<A, I>& plan, const Sparse<A, I>& w, const Activations<const
       }
     };
     walk(w, chunks[chunk], rows, [&](bool at_end, int64_t, int64_t first, int64_t last) {
-      const I ends[] = {static_cast<I>(first), static_cast<I>(last)};
+      const Index ends[] = {static_cast<Index>(first), static_cast<Index>(last)};
       plan.micro.multiply(panel, w, {ends, 1}, {pieces.at(chunk, at_end), width});
     });
   };
@@ -97,10 +97,9 @@ void spmm(const Plan<A, I>& plan, const Sparse<A, I>& w, const Activations<const
 
 // w holds columns of W as compressed rows; grad_values come in their order. Without `sum` there is no
 // grad_input, and w needs no values; it may then hold rows of W, with grad_output and input exchanged.
-template <class A, class S, class I>
-void backward(const Plan<A, I>& plan, const Sparse<A, I>& w, bool sum,
-              const Activations<const S>& grad_output, const Activations<const S>& input,
-              const Activations<S>& grad_input, A* grad_values) {
+template <class A, class S>
+void backward(const Plan<A>& plan, const Sparse<A>& w, bool sum, const Activations<const S>& grad_output,
+              const Activations<const S>& input, const Activations<S>& grad_input, A* grad_values) {
   const auto packing = sparselinear::packing<A, S>(plan.micro.lanes);
   const int64_t width = plan.micro.width, nnz = w.nnz();
   const auto loop = sum ? plan.micro.multiply_and_dot : plan.micro.dot;
@@ -129,7 +128,7 @@ void backward(const Plan<A, I>& plan, const Sparse<A, I>& w, bool sum,
       }
     };
     walk(w, chunks[chunk], rows, [&](bool at_end, int64_t row, int64_t first, int64_t last) {
-      const I ends[] = {static_cast<I>(first), static_cast<I>(last)};
+      const Index ends[] = {static_cast<Index>(first), static_cast<Index>(last)};
       packing.pack(input, row, row + 1, slice.sample, slice.count, x, width);
       loop(panel, w, {ends, 1}, {x, width}, add, {pieces.at(chunk, at_end), width}, dots);
     });
@@ -144,8 +143,7 @@ void backward(const Plan<A, I>& plan, const Sparse<A, I>& w, bool sum,
   // Threads with panels of their own need dot products of their own: a wave of panels, with no more dot
   // products than there are activations.
   const int64_t most = input.batch * input.features / std::max<int64_t>(nnz, 1);
-  const int64_t threads = torch::stable::get_num_threads(),
-                wave = std::min(most / threads * threads, panels.count());
+  const int64_t threads = thread_count(), wave = std::min(most / threads * threads, panels.count());
   if (panels.in_place() || panels.count() == 1 || wave == 0 || !panels.enough_for_threads())
     return share(
         panels, w, chunks, width,
@@ -163,7 +161,7 @@ void backward(const Plan<A, I>& plan, const Sparse<A, I>& w, bool sum,
         compute(panel, slice, chunk, pieces, false, dots);
       finish(slice, pieces);
     });
-    torch::stable::parallel_for(0, nnz, 1 << 14, [&](int64_t begin, int64_t end) {
+    parallel_for(nnz, 1 << 14, [&](int64_t begin, int64_t end) {
       for (int64_t p = first; p < last; ++p) {
         const A* dots = scratch.as<A>() + (p - first) * nnz;
         if (p == 0)

@@ -6,7 +6,6 @@
 
 #include "dense_vectors.h"
 #include "panels.h"
-#include "tensors.h"
 
 namespace sparselinear {
 
@@ -114,7 +113,7 @@ int64_t vectors_in_place(int64_t batch, int64_t features, const Structure& w, Wi
   int64_t vectors = kMostVectors;
   while (vectors && batch % (vectors * kLanes<A>)) vectors = std::min(vectors - 1, kMost);
   const bool whole = vectors && batch == vectors * kLanes<A> && (vectors <= kMost || bytes <= cache);
-  if (whole && w.nnz() < kDensest * static_cast<double>(w.count()) * features) return vectors;
+  if (whole && w.nnz() < kDensest * static_cast<double>(w.rows) * features) return vectors;
   const auto held = [=](int64_t panel) { return features * panel * kVectorBytes <= cache / 2; };
   const int64_t few_samples = !held(2) ? kFewSamples : kVectorBytes < kLine && !held(kMost) ? kFewer : 0;
   const bool few_times =
@@ -141,14 +140,14 @@ int64_t vectors_in_place(int64_t batch, int64_t features, const Structure& w, Wi
 //   400,000, 20        1.0, 1.2     0.9, 1.0     0.9, 0.9
 constexpr int64_t kAhead = 24, kFarAhead = 64, kFarAheadBytes = 8 << 10, kLongEnough = 12;
 
-template <class A, class S, class I>
-Plan<A, I> plan_for(const Tensor& gathered, const Structure& w, Widths widths) {
+template <class A, class S>
+Plan<A> plan_for(const Activations<S>& gathered, const Structure& w, Widths widths) {
   constexpr int64_t N = kLanes<A>, kSize = sizeof(A);
-  const int64_t batch = gathered.size(0), features = gathered.size(1), cache = cache_size();
+  const int64_t batch = gathered.batch, features = gathered.features, cache = cache_size();
   // Activations may be read where they lie in the type of the sums; the numbers of a single sample, if they
   // lie side by side.
   const bool lies_so =
-      std::is_same_v<A, S> && (batch == 1 ? gathered.stride(1) == 1 : feature_major(gathered));
+      std::is_same_v<const A, S> && (batch == 1 ? gathered.feature_stride == 1 : gathered.feature_major());
   int64_t lanes = N, vectors = 1, in_place = 0;
   if (batch < N) {
     for (lanes = batch <= 1 ? 1 : 4; lanes < batch;) lanes *= 2;
@@ -157,15 +156,15 @@ Plan<A, I> plan_for(const Tensor& gathered, const Structure& w, Widths widths) {
     if (lies_so) in_place = vectors_in_place<A>(batch, features, w, widths);
     vectors = in_place ? in_place : vectors_of_panel<A>(batch, features, w.nnz(), widths);
   }
-  const auto loops = micro<A, I>(static_cast<int>(lanes), static_cast<int>(vectors));
+  const auto loops = micro<A>(static_cast<int>(lanes), static_cast<int>(vectors));
   const int64_t row = loops.width * kSize;
   // A panel that is the whole batch would be copied as it is: Zen 5, feature-major, forward took 1.6 times as
   // long so at 4096 x 4096, 1 %, batch 16, and 1.0 to 1.5 times from afar (200,000 features, batch 16).
   const bool read_in_place = in_place || (lies_so && batch == loops.width);
   const int64_t gathered_from = features * (read_in_place ? batch : loops.width) * kSize;
   const bool far = gathered_from > cache;
-  const bool unasked = row <= kLine && gathered_from <= kManyCaches * cache &&
-                       w.nnz() >= kLongEnough * w.count() && !widths.dots;
+  const bool unasked =
+      row <= kLine && gathered_from <= kManyCaches * cache && w.nnz() >= kLongEnough * w.rows && !widths.dots;
   // Of a panel as large as the cache a part is lost to what streams by, if it is not read in order. Vectors
   // of a line do not wait for it: with rows asked for, forward took 1.0 to 1.2 times as long.
   const bool near = kVectorBytes < kLine && !far && gathered_from > cache / 2 && row >= 2 * kLine;
@@ -198,13 +197,13 @@ bool takes_two_passes(int64_t batch, int64_t connections, int64_t columns) {
 //          128   30 %: 0.73, 0.78   40 %: 1.21, 1.08   60 %: 1.18, 1.28
 //          256   30 %: 0.86, 0.79   40 %: 1.09, 0.99   60 %: 1.31, 1.45   90 %: 1.58, 1.70
 //         1024   30 %: 0.84, 0.65                      60 %: 1.39, 1.23
-template <class A>
-bool multiplies_zeros(const Tensor& gathered, const Structure& w) {
+template <class A, class S>
+bool multiplies_zeros(const Activations<S>& gathered, const Structure& w) {
   constexpr double kDense = 0.4;
   constexpr int64_t kFewestRows = 32, kFewestPanels = 2;
-  const int64_t batch = gathered.size(0), panels = ceil_div(batch, kDenseWidth<A>);
-  const double entries = static_cast<double>(w.count()) * gathered.size(1);
-  return batch >= kFewestPanels * kDenseWidth<A> && w.count() >= kFewestRows &&
+  const int64_t batch = gathered.batch, panels = ceil_div(batch, kDenseWidth<A>);
+  const double entries = static_cast<double>(w.rows) * gathered.features;
+  return batch >= kFewestPanels * kDenseWidth<A> && w.rows >= kFewestRows &&
          w.nnz() * panels > kDense * (panels + 1) * entries;
 }
 

@@ -17,8 +17,7 @@ namespace sparselinear {
 // ones, panels of two vectors: 4 connections a row 1.7, 20 1.1, 40 1.0, 80 0.87, 400 0.8.
 constexpr int64_t kLongRow = 32;
 
-template <class I>
-bool has_short_rows(const Span<I>& span) {
+inline bool has_short_rows(const Span& span) {
   return span.connections() < kLongRow * span.rows;
 }
 
@@ -27,8 +26,8 @@ bool has_short_rows(const Span<I>& span) {
 template <class T>
 class OfRows {
  public:
-  template <class I, class Value>
-  OfRows(const Span<I>& span, const Value& value) : first_(span.offsets[0]) {
+  template <class Value>
+  OfRows(const Span& span, const Value& value) : first_(span.offsets[0]) {
     for (int64_t r = 0; r < span.rows; ++r) {
       const auto row = value(r) - Copies{};  // a zero keeps its sign
       T *to = values_ + (span.offsets[r] - first_), *end = values_ + (span.offsets[r + 1] - first_);
@@ -50,8 +49,7 @@ class OfRows {
 };
 
 // The row, in its span, that each connection is in.
-template <class I>
-OfRows<uint8_t> row_numbers(const Span<I>& span) {
+inline OfRows<uint8_t> row_numbers(const Span& span) {
   static_assert(kBlock <= 256);
   return {span, [](int64_t r) { return static_cast<uint8_t>(r); }};
 }
@@ -64,9 +62,8 @@ __attribute__((always_inline)) inline void add_to(A* sum, A value, const A* row)
 }
 
 // Whether a row is, as a rule, not as long as the one before: at least each fourth.
-template <class I>
-bool lengths_vary(const Span<I>& span) {
-  I changes = 0;
+inline bool lengths_vary(const Span& span) {
+  Index changes = 0;
   for (int64_t r = 1; r < span.rows; ++r)
     changes += span.offsets[r + 1] - span.offsets[r] != span.offsets[r] - span.offsets[r - 1];
   return 4 * changes >= span.rows;
@@ -83,15 +80,15 @@ bool lengths_vary(const Span<I>& span) {
 constexpr int kMostByConnections = 2;
 constexpr int64_t kFewOfOne = 3, kFewOfMore = 2, kFew = 8, kManyRows = 1 << 15;
 
-template <int L, class A, class I>
-bool by_connections(const Sparse<A, I>& w, const Span<I>& span) {
+template <int L, class A>
+bool by_connections(const Sparse<A>& w, const Span& span) {
   const int64_t connections = span.connections();
   if (connections < (L == 1 ? kFewOfOne : kFewOfMore) * span.rows) return true;
   return L > 1 && connections < kFew * span.rows && w.rows >= kManyRows && lengths_vary(span);
 }
 
-template <int L, int V, bool kNear, class A, class I>
-void multiply_connections(Source<L * V, kNear, A> source, Sparse<A, I> w, Span<I> span, Rows<A> sums) {
+template <int L, int V, bool kNear, class A>
+void multiply_connections(Source<L * V, kNear, A> source, Sparse<A> w, Span span, Rows<A> sums) {
   const auto row_of = row_numbers(span);
   for (int64_t r = 0; r < span.rows; ++r)
 #pragma GCC unroll 8
@@ -112,16 +109,15 @@ void multiply_connections(Source<L * V, kNear, A> source, Sparse<A, I> w, Span<I
 //   float32, 4,000 rows   1.9, 2.3    2.4, 3.0    3.0, 3.9    4.1, 5.3    6.2, 7.3    8.9, 10.5
 // So few are remembered, if nothing runs between two products, as all are that are alike, which therefore go
 // by dot products. By connections it is 1.6, 3.4 and 6.7 for 1, 4 and 8.
-template <class I>
-bool by_products(const Span<I>& span) {
+inline bool by_products(const Span& span) {
   return has_short_rows(span) && lengths_vary(span);
 }
 
-template <class A, class I>
-void multiply_products(const A* x, const Sparse<A, I>& w, const Span<I>& span, Rows<A> sums) {
+template <class A>
+void multiply_products(const A* x, const Sparse<A>& w, const Span& span, Rows<A> sums) {
   constexpr int N = kGathered<A>, L = kLanes<A>;
   const int64_t first = span.offsets[0], nnz = span.connections();
-  const I* const index = w.index + first;
+  const Index* const index = w.index + first;
   const A* const values = w.values + first;
   alignas(64) A products[kBlock * kLongRow + L];
   by_vectors<A>(
@@ -147,8 +143,8 @@ void multiply_products(const A* x, const Sparse<A, I>& w, const Span<I>& span, R
   }
 }
 
-template <int L, int V, bool kNear, class A, class I>
-void dot_connections(Source<L * V, kNear, A> source, Sparse<A, I> w, Span<I> span, Rows<const A> x, bool add,
+template <int L, int V, bool kNear, class A>
+void dot_connections(Source<L * V, kNear, A> source, Sparse<A> w, Span span, Rows<const A> x, bool add,
                      A* dots) {
   using Vec = Vector<A, L>;
   const auto row_of = row_numbers(span);
@@ -179,8 +175,8 @@ void dot_connections(Source<L * V, kNear, A> source, Sparse<A, I> w, Span<I> spa
 // alone, lengths vary, 20,000 to 100,000 rows: 8 a row 2.3 with 10,000 columns and 1.05 with 100,000, 12 a
 // row 1.9, 24 a row 1.2, 30 a row 1.25; 2,000 and 4,096 rows of 10 and 20, remembered as long as nothing else
 // runs, 1.0 and 0.95, float64 0.88.
-template <int W, class I>
-bool scatters_connections(const Span<I>& span) {
+template <int W>
+bool scatters_connections(const Span& span) {
   return span.connections() < (W == 1 ? kLongRow : kFew) * span.rows && lengths_vary(span);
 }
 
@@ -188,10 +184,10 @@ bool scatters_connections(const Span<I>& span) {
 // may come twice, so sums are taken one after the other; of a single sample as many products are taken
 // together as a vector of 16 bytes has: 100,000 rows and columns, 5 and 8 a row 1.1 times as long so, 12 a
 // row 0.85 of the time, and 0.78 with 10,000 columns and 8 a row.
-template <int L, int V, class A, class I>
-void scatter_connections(const A* rows, int64_t stride, const Sparse<A, I>& w, const Span<I>& span,
-                         int64_t first, int64_t last, const Columns<I>& columns, A* sums) {
-  const auto among = [=](I column) { return column >= columns.first && column < columns.limit; };
+template <int L, int V, class A>
+void scatter_connections(const A* rows, int64_t stride, const Sparse<A>& w, const Span& span, int64_t first,
+                         int64_t last, const Columns& columns, A* sums) {
+  const auto among = [=](Index column) { return column >= columns.first && column < columns.limit; };
   if constexpr (L * V == 1) {
     constexpr int N = kGathered<A>;
     const OfRows<A> row(span, [=](int64_t r) { return rows[r * stride]; });
@@ -209,7 +205,7 @@ void scatter_connections(const A* rows, int64_t stride, const Sparse<A, I>& w, c
   } else {
     const auto row_of = row_numbers(span);
     for (int64_t k = first; k < last; ++k)
-      if (const I column = w.index[k]; among(column))
+      if (const Index column = w.index[k]; among(column))
         add_to<L, V>(sums + column * static_cast<int64_t>(L * V), w.values[k], rows + row_of[k] * stride);
   }
 }

@@ -24,9 +24,9 @@ struct Source {
 constexpr int kFillsRegisters = kVectorBytes < 64 ? 4 : 8;
 
 // Whether loops come in variants, for near panels and for rows of few connections. With variants of those for
-// few samples, for panels in place and for 64-bit indices too, they would take twice as long to compile.
-template <int L, int V, class A, class I>
-constexpr bool kVariants = L == kLanes<A> && V < kFillsRegisters && sizeof(I) == 4;
+// few samples and for panels in place too, they would take twice as long to compile.
+template <int L, int V, class A>
+constexpr bool kVariants = L == kLanes<A> && V < kFillsRegisters;
 
 // Calls run(source) for a panel of W samples.
 template <int W, bool kVaries, class A, class Run>
@@ -38,9 +38,9 @@ __attribute__((always_inline)) inline void with_source(const Panel<A>& panel, co
 
 // Asks for the rows that `count` connections will read, source.ahead after k, of `nnz`. Inlined, as a
 // compiler drops a call that does nothing else.
-template <int W, bool kNear, class A, class I>
-__attribute__((always_inline)) inline void fetch(const Source<W, kNear, A>& source, const I* index, int64_t k,
-                                                 int64_t count, int64_t nnz) {
+template <int W, bool kNear, class A>
+__attribute__((always_inline)) inline void fetch(const Source<W, kNear, A>& source, const Index* index,
+                                                 int64_t k, int64_t count, int64_t nnz) {
   if (kNear || !source.ahead) return;
   const int64_t end = std::min(k + source.ahead + count, nnz);
   for (k += source.ahead; k < end; ++k)
@@ -64,15 +64,15 @@ __attribute__((always_inline)) inline void fetch(const Source<W, kNear, A>& sour
 constexpr int64_t kStretch = 8, kPatternAhead = 128, kLargePattern = 4 << 20;
 
 // Whether indices and values are asked for.
-template <class A, class I>
-bool asks_for_pattern(const Sparse<A, I>& w) {
-  constexpr int64_t kBytes = sizeof(A) + sizeof(I);
+template <class A>
+bool asks_for_pattern(const Sparse<A>& w) {
+  constexpr int64_t kBytes = sizeof(A) + sizeof(Index);
   return kVectorBytes < kLine && w.nnz() * kBytes > kLargePattern;
 }
 
 // Asks for those that come kPatternAhead after k. Inlined, as `fetch` is.
-template <bool kValues, class A, class I>
-__attribute__((always_inline)) inline void fetch_pattern(const Sparse<A, I>& w, int64_t k) {
+template <bool kValues, class A>
+__attribute__((always_inline)) inline void fetch_pattern(const Sparse<A>& w, int64_t k) {
   __builtin_prefetch(w.index + k + kPatternAhead);
   if constexpr (kValues) __builtin_prefetch(w.values + k + kPatternAhead);
 }

@@ -7,9 +7,11 @@
 #include <algorithm>
 #include <array>
 #include <optional>
+#include <string>
 
 #include "packing.h"
 #include "scratch.h"
+#include "structure.h"
 
 namespace sparselinear {
 
@@ -37,22 +39,6 @@ void with_scalar(ScalarType dtype, const F& f) {
   }
 }
 
-template <class F>
-void with_index(ScalarType dtype, const F& f) {
-  switch (dtype) {
-    case ScalarType::Int:
-      return f(Type<int32_t>());
-    case ScalarType::Long:
-      return f(Type<int64_t>());
-    default:
-      STD_TORCH_CHECK(false, "expected int32 or int64 indices");
-  }
-}
-
-inline bool feature_major(const Tensor& t) {
-  return !t.is_contiguous() && t.stride(0) == 1;
-}
-
 // What is only read is asked for as such: else torch would make a copy of a lazy clone (copy on write).
 template <class T>
 const T* read(const Tensor& t) {
@@ -64,6 +50,11 @@ const T* read(const std::optional<Tensor>& t) {
   return t ? read<T>(*t) : nullptr;
 }
 
+template <class T>
+T* write(const Tensor& t) {
+  return static_cast<T*>(t.mutable_data_ptr());
+}
+
 template <class S>
 Activations<const S> to_read(const Tensor& t) {
   return {read<S>(t), t.size(0), t.size(1), t.stride(0), t.stride(1)};
@@ -71,19 +62,28 @@ Activations<const S> to_read(const Tensor& t) {
 
 template <class S>
 Activations<S> to_write(const Tensor& t) {
-  return {static_cast<S*>(t.mutable_data_ptr()), t.size(0), t.size(1), t.stride(0), t.stride(1)};
+  return {write<S>(t), t.size(0), t.size(1), t.stride(0), t.stride(1)};
 }
 
-// A sparse matrix as tensors: offsets of the rows and index of the columns, or the other way round.
-struct Structure {
-  const Tensor &offsets, &index;
-  int64_t count() const {
-    return offsets.size(0) - 1;
-  }
-  int64_t nnz() const {
-    return index.size(0);
-  }
-};
+// The name of an operator for the indices of this library, an overload of its own.
+inline std::string operator_name(const char* name) {
+  return std::string(name) + (sizeof(Index) == sizeof(int32_t) ? ".int32" : ".int64");
+}
+
+inline const Index* read_indices(const Tensor& t) {
+  constexpr auto kType = sizeof(Index) == sizeof(int32_t) ? ScalarType::Int : ScalarType::Long;
+  STD_TORCH_CHECK(t.scalar_type() == kType, "expected indices of ", 8 * sizeof(Index), " bits");
+  return read<Index>(t);
+}
+
+inline const Index* read_indices(const std::optional<Tensor>& t) {
+  return t ? read_indices(*t) : nullptr;
+}
+
+// A sparse matrix, by rows or by columns.
+inline Structure structure(const Tensor& offsets, const Tensor& index) {
+  return {read_indices(offsets), read_indices(index), offsets.size(0) - 1};
+}
 
 // A result of the type of `like`. glibc keeps up to 32 MiB that were freed; what is larger comes from the
 // system each time, and a fault for each of its 4 KiB takes as long as to compute what it holds.
@@ -114,16 +114,9 @@ inline Tensor empty_values(const Tensor& like, int64_t nnz) {
 // Activations in the memory layout of others.
 inline Tensor empty_activations(const Tensor& like, int64_t features) {
   const int64_t batch = like.size(0);
-  if (feature_major(like)) return empty_strided<2>(like, {batch, features}, {1, batch});
+  if (!like.is_contiguous() && like.stride(0) == 1)
+    return empty_strided<2>(like, {batch, features}, {1, batch});
   return empty_strided<2>(like, {batch, features}, {std::max<int64_t>(features, 1), 1});
-}
-
-// Calls f(Type<S>(), Type<I>()) for the types of values and of indices.
-template <class F>
-void with_types(const Tensor& values, const Tensor& index, const F& f) {
-  with_scalar(values.scalar_type(), [&](auto scalar) {
-    with_index(index.scalar_type(), [&](auto integer) { f(scalar, integer); });
-  });
 }
 
 }  // namespace sparselinear

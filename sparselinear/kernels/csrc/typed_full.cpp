@@ -3,9 +3,7 @@
 
 namespace sparselinear {
 
-template struct Typed<float, int32_t>;
-template struct Typed<float, int64_t>;
-template struct Typed<double, int32_t>;
-template struct Typed<double, int64_t>;
+template struct Typed<float>;
+template struct Typed<double>;
 
 }  // namespace sparselinear

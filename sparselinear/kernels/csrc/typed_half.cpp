@@ -3,9 +3,7 @@
 
 namespace sparselinear {
 
-template struct Typed<BFloat16, int32_t>;
-template struct Typed<BFloat16, int64_t>;
-template struct Typed<Float16, int32_t>;
-template struct Typed<Float16, int64_t>;
+template struct Typed<BFloat16>;
+template struct Typed<Float16>;
 
 }  // namespace sparselinear

@@ -29,7 +29,9 @@ class TritonKernel(Kernel):
 
     name = "triton"
 
-    def unavailable(self, device: torch.device, dtype: torch.dtype) -> str | None:  # noqa: D102
+    def unavailable(  # noqa: D102
+        self, device: torch.device, dtype: torch.dtype, index_dtype: torch.dtype = torch.int32
+    ) -> str | None:
         if not _is_installed():
             return "Triton is not installed"
         if device.type == "cpu":
