@@ -183,6 +183,25 @@ def test_a_failed_build_is_told_and_not_raised(monkeypatch: pytest.MonkeyPatch) 
     assert asked == [torch.int32]
 
 
+def test_indices_of_64_bits_have_a_library_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked for by the first layer that has them, and if it fails, by no other layer."""
+    asked: list[torch.dtype] = []
+
+    def load(index_dtype: torch.dtype) -> None:
+        asked.append(index_dtype)
+        if index_dtype == torch.int64:
+            raise BuildError(NO_COMPILER)
+
+    monkeypatch.setattr("sparselinear.kernels.build.load", load)
+    monkeypatch.setattr("sparselinear.kernels.native._problem", cache(native._problem.__wrapped__))
+    narrow, wide = (interop.to_pattern(ADJACENCY, index_dtype=dtype) for dtype in (torch.int32, torch.int64))
+    assert kernels.choose(narrow, torch.float32, 8).name == "native"
+    assert asked == [torch.int32]
+    assert kernels.choose(wide, torch.float32, 8).name == "torch"
+    assert kernels.choose(narrow, torch.float32, 8).name == "native"
+    assert asked == [torch.int32, torch.int64]
+
+
 def test_no_beta_warning_reaches_the_user(device: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
