@@ -178,7 +178,7 @@ def test_dense_layers_may_have_a_kernel_of_their_own(
     problem: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sparselinear.kernels.native._problem", lambda index_dtype: None)
-    monkeypatch.setattr("sparselinear.kernels.amx._has_unit", lambda: problem is None)
+    monkeypatch.setattr("sparselinear.kernels.amx._has_unit", lambda index_dtype: problem is None)
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         assert calibrate.kernels_used(dtype) == ("native" if problem else "amx, native")
     assert calibrate.kernels_used(torch.float64) == "native"

@@ -50,7 +50,7 @@ from reference import oracle, positions
 from torch import Tensor
 
 from sparselinear import SparsityPattern, functional, interop, kernels
-from sparselinear.kernels.native import NativeKernel
+from sparselinear.kernels.native import NativeKernel, operator
 
 pytestmark = needs_native
 
@@ -345,3 +345,19 @@ def test_matrices_that_ship(path: Path) -> None:
 def test_matrices_of_a_folder(path: Path) -> None:
     """Every matrix below the folder that SPARSELINEAR_DATA names."""
     compiled.check_file(NATIVE, path, torch.float32, torch.bfloat16)
+
+
+@needs_native
+@pytest.mark.parametrize(("index_dtype", "bits"), [(torch.int32, 32), (torch.int64, 64)])
+def test_indices_of_the_other_type_are_refused(index_dtype: torch.dtype, bits: int) -> None:
+    """Each overload reads indices of its own type only."""
+    other = torch.int64 if index_dtype == torch.int32 else torch.int32
+    crow_indices, col_indices = torch.tensor([0, 1]), torch.tensor([1])
+    given = torch.ones(1), None, torch.ones(3, 2), None
+    spmm = operator("spmm", index_dtype)
+    right = spmm(crow_indices.to(index_dtype), col_indices.to(index_dtype), *given)
+    assert torch.equal(right, torch.ones(3, 1))
+    with pytest.raises(RuntimeError, match=f"expected indices of {bits} bits"):
+        spmm(crow_indices.to(index_dtype), col_indices.to(other), *given)
+    with pytest.raises(RuntimeError, match=f"expected indices of {bits} bits"):
+        spmm(crow_indices.to(other), col_indices.to(index_dtype), *given)

@@ -78,7 +78,11 @@ class AmxKernel(NativeKernel):
             return problem
         if dtype == torch.float64:
             return "the matrix unit has no float64"
-        return None if _has_unit() else "this processor has no matrix unit (AMX), or the system keeps it back"
+        return (
+            None
+            if _has_unit(index_dtype)
+            else "this processor has no matrix unit (AMX), or the system keeps it back"
+        )
 
     backward = Kernel.backward  # a product for each gradient
 
@@ -121,6 +125,6 @@ def bits_of(pattern: SparsityPattern) -> Tensor:
 
 
 @cache
-def _has_unit() -> bool:
+def _has_unit(index_dtype: torch.dtype) -> bool:
     """Whether there is a matrix unit that this process may use; asks the system for it."""
-    return bool(operator("amx_available", torch.int32)())
+    return bool(operator("amx_available", index_dtype)())

@@ -41,7 +41,7 @@ _NATIVE = ("-march=native", "-mcpu=native")  # clang knows only the second on so
 _LINK = (f"-L{_TORCH / 'lib'}", "-ltorch_cpu", "-lc10", f"-Wl,-rpath,{_TORCH / 'lib'}")
 
 _COMPILERS = ("g++", "c++", "clang++")
-_WORD = "sparselinear: compiling its CPU kernels for this machine, {} indices, once (10 to 25 s) ..."
+_WORD = "sparselinear: compiling its CPU kernels for this machine, {} indices, once (some 20 s) ..."
 _FAILURE = re.compile(r"\berror: |undefined (reference|symbol)|cannot find|^exit status", re.IGNORECASE)
 
 # Lines of /proc/cpuinfo that -march=native depends on.
@@ -66,7 +66,6 @@ class Library:
     def __init__(self, sources: Path, index: str, cache: Path | None = None) -> None:
         self._sources = sources
         self._index = index
-        self._flags = (*_FLAGS, f"-DSPARSELINEAR_INDEX={index}_t")
         self._cache = cache
         self._once = threading.Lock()
         self._loaded = False
@@ -122,6 +121,10 @@ class Library:
                 reason = f"the cache folder {path.parent} cannot be written ({error.strerror or error})"
                 raise BuildError(f"{reason}: set SPARSELINEAR_CACHE to one that can") from error
         return path
+
+    @property
+    def _flags(self) -> tuple[str, ...]:
+        return (*_FLAGS, f"-DSPARSELINEAR_INDEX={self._index}_t")
 
     def _units(self) -> list[Path]:
         """The sources to compile."""

@@ -4,12 +4,11 @@
 
 #ifdef SPARSELINEAR_AMX
 
-#include <torch/csrc/stable/library.h>
-
 #include <tuple>
 
 #include "dense_tiles.h"
 #include "permute.h"
+#include "registration.h"
 #include "tensors.h"
 
 namespace sparselinear {
@@ -91,27 +90,25 @@ std::tuple<Tensor, bool> sddmm_operator(const Tensor& crow_indices, const Tensor
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(sparselinear, library) {
-  const auto define = [&](const char* name, const char* schema) {
-    library.def((operator_name(name) + schema).c_str());
-  };
-  define("amx_bits", "(Tensor crow_indices, Tensor col_indices, int in_features) -> Tensor");
-  define("amx_spmm",
+  define(library, "amx_bits", "(Tensor crow_indices, Tensor col_indices, int in_features) -> Tensor");
+  define(library, "amx_spmm",
          "(Tensor crow_indices, Tensor bits, Tensor values, Tensor input, Tensor? bias)"
          " -> (Tensor, bool)");
-  define("amx_spmm_transposed",
+  define(library, "amx_spmm_transposed",
          "(Tensor crow_indices, Tensor bits, Tensor values, int in_features,"
          " Tensor grad_output) -> (Tensor, bool)");
-  define("amx_sddmm",
+  define(library, "amx_sddmm",
          "(Tensor crow_indices, Tensor bits, int nnz, Tensor grad_output, Tensor input)"
          " -> (Tensor, bool)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(sparselinear, CPU, library) {
-  library.impl(operator_name("amx_bits").c_str(), TORCH_BOX(&bits_operator));
-  library.impl(operator_name("amx_spmm").c_str(), TORCH_BOX(&spmm_operator));
-  library.impl(operator_name("amx_spmm_transposed").c_str(), TORCH_BOX(&spmm_transposed_operator));
-  library.impl(operator_name("amx_sddmm").c_str(), TORCH_BOX(&sddmm_operator));
+  implement(library, "amx_bits", TORCH_BOX(&bits_operator));
+  implement(library, "amx_spmm", TORCH_BOX(&spmm_operator));
+  implement(library, "amx_spmm_transposed", TORCH_BOX(&spmm_transposed_operator));
+  implement(library, "amx_sddmm", TORCH_BOX(&sddmm_operator));
 }
+
 }  // namespace sparselinear
 
 #endif

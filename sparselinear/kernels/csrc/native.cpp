@@ -1,10 +1,9 @@
 // The operators of the native kernel, sparselinear::spmm, scatter, sddmm and backward, for the types of the
 // tensors they are called with; and whether there is a matrix unit for those of amx.cpp.
-#include <torch/csrc/stable/library.h>
-
 #include <tuple>
 
 #include "amx.h"
+#include "registration.h"
 #include "tensors.h"
 #include "typed.h"
 
@@ -76,31 +75,29 @@ bool amx_available_operator() {
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(sparselinear, library) {
-  const auto define = [&](const char* name, const char* schema) {
-    library.def((operator_name(name) + schema).c_str());
-  };
-  define("spmm",
+  define(library, "spmm",
          "(Tensor offsets, Tensor index, Tensor values, Tensor? permutation, Tensor input, Tensor? bias)"
          " -> Tensor");
-  define("scatter",
+  define(library, "scatter",
          "(Tensor crow_indices, Tensor col_indices, Tensor values, Tensor grad_output, int in_features)"
          " -> Tensor");
-  define("sddmm", "(Tensor crow_indices, Tensor col_indices, Tensor grad_output, Tensor input) -> Tensor");
-  define("backward",
+  define(library, "sddmm",
+         "(Tensor crow_indices, Tensor col_indices, Tensor grad_output, Tensor input) -> Tensor");
+  define(library, "backward",
          "(Tensor crow_indices, Tensor col_indices, Tensor? ccol_indices, Tensor? row_indices,"
          " Tensor? permutation, Tensor values, Tensor grad_output, Tensor input) -> (Tensor, Tensor)");
-  define("amx_available", "() -> bool");
+  define(library, "amx_available", "() -> bool");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(sparselinear, CPU, library) {
-  library.impl(operator_name("spmm").c_str(), TORCH_BOX(&spmm_operator));
-  library.impl(operator_name("scatter").c_str(), TORCH_BOX(&scatter_operator));
-  library.impl(operator_name("sddmm").c_str(), TORCH_BOX(&sddmm_operator));
-  library.impl(operator_name("backward").c_str(), TORCH_BOX(&backward_operator));
+  implement(library, "spmm", TORCH_BOX(&spmm_operator));
+  implement(library, "scatter", TORCH_BOX(&scatter_operator));
+  implement(library, "sddmm", TORCH_BOX(&sddmm_operator));
+  implement(library, "backward", TORCH_BOX(&backward_operator));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(sparselinear, CompositeExplicitAutograd, library) {
-  library.impl(operator_name("amx_available").c_str(), TORCH_BOX(&amx_available_operator));
+  implement(library, "amx_available", TORCH_BOX(&amx_available_operator));
 }
 
 }  // namespace sparselinear

@@ -1,6 +1,9 @@
 // Values from CSR to CSC order and back, by the permutation that a pattern keeps.
 #pragma once
 
+#include <algorithm>
+#include <type_traits>
+
 #include "parallel.h"
 #include "scratch.h"
 #include "structure.h"

@@ -4,6 +4,9 @@
 // of samples does. So the sums are read and written at every connection instead, while they are in a cache.
 #pragma once
 
+#include <algorithm>
+#include <vector>
+
 #include "panels.h"
 
 namespace sparselinear {

@@ -24,7 +24,7 @@ struct Source {
 constexpr int kFillsRegisters = kVectorBytes < 64 ? 4 : 8;
 
 // Whether loops come in variants, for near panels and for rows of few connections. With variants of those for
-// few samples and for panels in place too, they would take twice as long to compile.
+// few samples and for panels in place too, they would take much longer to compile.
 template <int L, int V, class A>
 constexpr bool kVariants = L == kLanes<A> && V < kFillsRegisters;
 

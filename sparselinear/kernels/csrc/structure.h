@@ -1,7 +1,7 @@
 // A sparse matrix as the products see it, and the type of its indices.
 //
-// The sources make a library for each type of indices (kernels/build.py): all loops for both would take a
-// first use nearly twice as long to compile, and few layers need 64 bits.
+// The sources make a library for each type of indices (kernels/build.py): all loops for both would take
+// more than half as long again to compile at first use, and few layers need 64 bits.
 #pragma once
 
 #include <cstdint>

@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <array>
 #include <optional>
-#include <string>
 
 #include "packing.h"
 #include "scratch.h"
@@ -63,11 +62,6 @@ Activations<const S> to_read(const Tensor& t) {
 template <class S>
 Activations<S> to_write(const Tensor& t) {
   return {write<S>(t), t.size(0), t.size(1), t.stride(0), t.stride(1)};
-}
-
-// The name of an operator for the indices of this library, an overload of its own.
-inline std::string operator_name(const char* name) {
-  return std::string(name) + (sizeof(Index) == sizeof(int32_t) ? ".int32" : ".int64");
 }
 
 inline const Index* read_indices(const Tensor& t) {
