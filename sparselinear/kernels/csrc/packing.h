@@ -134,10 +134,11 @@ void unpack_blocks(const A* from, int64_t width, int64_t first, int64_t last, in
 }
 
 // The same, with the bias added. Where samples are a multiple of 4 KiB apart, their lines take turns at a few
-// places of the first-level cache, 8 or 12 in each set, while a hundred stores wait for theirs. So fewer
-// samples are written together there, and as many lines of each as a block of features has. 4096 features,
-// 256 samples, Zen 5: 120 us by 16 samples and 32 features, 87 by 16 and 128, 36 by 8 and 128; at other
-// distances 28 to 35.
+// places of the first-level cache, 8 or 12 in each set, while a hundred stores wait for theirs. So no more
+// than 8 samples are written together there, and as many lines of each as a block of features has. 4096
+// features, 256 samples, Zen 5: 120 us by 16 samples and 32 features, 87 by 16 and 128, 36 by 8 and 128; at
+// other distances 28 to 35. Zen 3, by 128 features: 352 us by 4 samples, 244 by 8; at other distances 344 and
+// 188.
 template <int L, class A, class S>
 void unpack(A* from, int64_t width, int64_t first, int64_t last, int64_t sample, int64_t count, const S* bias,
             const Activations<S>& to) {
@@ -157,9 +158,10 @@ void unpack(A* from, int64_t width, int64_t first, int64_t last, int64_t sample,
     return;
   }
   constexpr int64_t kColliding = 4096;
-  if constexpr (L >= 8)
+  constexpr int kSamples = 8;
+  if constexpr (L > kSamples)
     if (to.batch_stride * sizeof(S) % kColliding == 0)
-      return unpack_blocks<L / 2>(from, width, first, last, sample, count, to);
+      return unpack_blocks<kSamples>(from, width, first, last, sample, count, to);
   unpack_blocks<L>(from, width, first, last, sample, count, to);
 }
 
