@@ -257,7 +257,7 @@ def _rows(size: int, connections: int) -> tuple[Tensor, Tensor]:
 @pytest.fixture
 def unit(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a machine that has one, for what chooses and runs nothing."""
-    monkeypatch.setattr("sparselinear.kernels.native._problem", lambda index_dtype: None)
+    monkeypatch.setattr("sparselinear.kernels.native._problem", lambda sums, index_dtype: None)
     monkeypatch.setattr(amx, "_has_unit", lambda index_dtype: True)
 
 
@@ -290,7 +290,7 @@ def test_explain_tells_the_density_and_the_bar() -> None:
 
 
 def test_without_the_unit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sparselinear.kernels.native._problem", lambda index_dtype: None)
+    monkeypatch.setattr("sparselinear.kernels.native._problem", lambda sums, index_dtype: None)
     monkeypatch.setattr(amx, "_has_unit", lambda index_dtype: False)
     assert kernels.explain(_layer(0.9), 256).startswith("native: ")
     assert "no matrix unit (AMX)" in str(kernels.available()["amx"])

@@ -177,7 +177,7 @@ def test_the_kernels_are_those_that_run() -> None:
 def test_dense_layers_may_have_a_kernel_of_their_own(
     problem: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sparselinear.kernels.native._problem", lambda index_dtype: None)
+    monkeypatch.setattr("sparselinear.kernels.native._problem", lambda sums, index_dtype: None)
     monkeypatch.setattr("sparselinear.kernels.amx._has_unit", lambda index_dtype: problem is None)
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         assert calibrate.kernels_used(dtype) == ("native" if problem else "amx, native")
@@ -194,7 +194,7 @@ def test_dense_layers_may_have_a_kernel_of_their_own(
 def test_kernels_by_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a compiler the batch decides, and both names are told."""
 
-    def refuse(index_dtype: torch.dtype) -> None:
+    def refuse(*types: torch.dtype) -> None:
         raise build.BuildError("no C++ compiler was found")
 
     from sparselinear.kernels import native

@@ -82,7 +82,7 @@ def test_seconds_are_a_sum() -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(build._LIBRARIES[torch.int32], "_cache", tmp_path / "cache")
+    monkeypatch.setattr(build._LIBRARIES[torch.float32, torch.int32], "_cache", tmp_path / "cache")
     return tmp_path / "cache"
 
 

@@ -45,7 +45,7 @@ def _skip_unless_available(name: str, device: str = "cpu") -> None:
 @pytest.fixture
 def compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a machine that has a compiler, for what chooses and runs nothing."""
-    monkeypatch.setattr("sparselinear.kernels.native._problem", lambda index_dtype: None)
+    monkeypatch.setattr("sparselinear.kernels.native._problem", lambda sums, index_dtype: None)
 
 
 @pytest.fixture
@@ -170,36 +170,38 @@ def test_available_tells_why_native_is_not() -> None:
 
 def test_a_failed_build_is_told_and_not_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     """And asked for once: a second compile would fail as the first did."""
-    asked: list[torch.dtype] = []
+    asked: list[tuple[torch.dtype, ...]] = []
 
-    def load(index_dtype: torch.dtype) -> None:
-        asked.append(index_dtype)
+    def load(*types: torch.dtype) -> None:
+        asked.append(types)
         raise BuildError(NO_COMPILER)
 
     monkeypatch.setattr("sparselinear.kernels.build.load", load)
     monkeypatch.setattr("sparselinear.kernels.native._problem", cache(native._problem.__wrapped__))
     assert [kernels.available()["native"] for _ in range(2)] == [NO_COMPILER] * 2
     assert _chosen(torch.float32, 1) == "torch"
-    assert asked == [torch.int32]
+    assert asked == [(torch.float32, torch.int32)]
 
 
-def test_indices_of_64_bits_have_a_library_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is asked for by the first layer that has them, and if it fails, by no other layer."""
-    asked: list[torch.dtype] = []
+def test_64_bits_have_libraries_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These are asked for by the first layer that has such values or indices; if they fail, no other does."""
+    asked: list[tuple[torch.dtype, ...]] = []
 
-    def load(index_dtype: torch.dtype) -> None:
-        asked.append(index_dtype)
-        if index_dtype == torch.int64:
+    def load(*types: torch.dtype) -> None:
+        asked.append(types)
+        if types != (torch.float32, torch.int32):
             raise BuildError(NO_COMPILER)
 
     monkeypatch.setattr("sparselinear.kernels.build.load", load)
     monkeypatch.setattr("sparselinear.kernels.native._problem", cache(native._problem.__wrapped__))
     narrow, wide = (interop.to_pattern(ADJACENCY, index_dtype=dtype) for dtype in (torch.int32, torch.int64))
-    assert kernels.choose(narrow, torch.float32, 8).name == "native"
-    assert asked == [torch.int32]
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        assert kernels.choose(narrow, dtype, 8).name == "native"
+    assert asked == [(torch.float32, torch.int32)]
     assert kernels.choose(wide, torch.float32, 8).name == "torch"
+    assert kernels.choose(narrow, torch.float64, 8).name == "torch"
     assert kernels.choose(narrow, torch.float32, 8).name == "native"
-    assert asked == [torch.int32, torch.int64]
+    assert asked[1:] == [(torch.float32, torch.int64), (torch.float64, torch.int32)]
 
 
 def test_no_beta_warning_reaches_the_user(device: str) -> None:

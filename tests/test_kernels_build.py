@@ -23,7 +23,7 @@ from sparselinear.kernels.build import BuildError, Library
 GXX = next((path for path in map(shutil.which, ("g++", "c++", "clang++")) if path), "")
 pytestmark = pytest.mark.skipif(not GXX, reason="needs a C++ compiler")
 
-WORD = build._WORD.format("int32")
+WORD = build._WORD.format("float32", "int32")
 PLAIN = (
     '#include "answer.h"\nextern "C" __attribute__((visibility("default"))) int answer() { return ANSWER; }\n'
 )
@@ -42,7 +42,7 @@ import sys, time
 from pathlib import Path
 from sparselinear.kernels.build import Library
 start = time.perf_counter()
-Library(Path(sys.argv[1]), "int32", Path(sys.argv[2])).load()
+Library(Path(sys.argv[1]), "float32", "int32", Path(sys.argv[2])).load()
 print(time.perf_counter() - start)
 """
 
@@ -107,7 +107,7 @@ def answer(library: Path) -> int:
 
 def test_an_operator(sources: Path, cache: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (sources / "unit.cpp").write_text(OPERATOR)
-    library = Library(sources, "int32", cache)
+    library = Library(sources, "float32", "int32", cache)
     library.load()
     shutil.rmtree(cache)
     library.load()
@@ -118,7 +118,7 @@ def test_an_operator(sources: Path, cache: Path, capfd: pytest.CaptureFixture[st
 def test_a_second_process_compiles_nothing(
     sources: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = Library(sources, "int32", cache).build()
+    path = Library(sources, "float32", "int32", cache).build()
     before = {file: file.stat().st_mtime_ns for file in (cache, *cache.iterdir())}
     never = Compiler(tmp_path / "bin", "g++")
     monkeypatch.setenv("PATH", str(never.path.parent), prepend=os.pathsep)
@@ -129,7 +129,7 @@ def test_a_second_process_compiles_nothing(
     # Nothing was written either, so the folder may be a read-only part of a container, which has no compiler.
     assert {file: file.stat().st_mtime_ns for file in (cache, *cache.iterdir())} == before
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert Library(sources, "int32", cache).build() == path
+    assert Library(sources, "float32", "int32", cache).build() == path
 
 
 def test_two_processes_compile_once(sources: Path, cache: Path, compiler: Compiler) -> None:
@@ -147,7 +147,7 @@ def test_a_failure_is_shared_by_those_who_waited(sources: Path, cache: Path, com
 
     def fail() -> None:
         with pytest.raises(BuildError) as failure:
-            Library(sources, "int32", cache).load()
+            Library(sources, "float32", "int32", cache).load()
         failures.append(str(failure.value))
 
     threads = [threading.Thread(target=fail) for _ in range(3)]
@@ -160,12 +160,12 @@ def test_a_failure_is_shared_by_those_who_waited(sources: Path, cache: Path, com
 
 
 @pytest.mark.parametrize(
-    "change", ["source", "new source", "header", "index", "CXXFLAGS", "CXX", "CPU", "torch"]
+    "change", ["source", "new source", "header", "sums", "index", "CXXFLAGS", "CXX", "CPU", "torch"]
 )
 def test_what_makes_another_library(
     change: str, sources: Path, cache: Path, compiler: Compiler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = Library(sources, "int32", cache).build()
+    before = Library(sources, "float32", "int32", cache).build()
     if change == "source":
         (sources / "unit.cpp").write_text(PLAIN.replace("return", "return 1 +"))
     elif change == "new source":
@@ -175,7 +175,7 @@ def test_what_makes_another_library(
         (sources / "answer.h").write_text("#define ANSWER 42\n")
     elif change in ("CXX", "CXXFLAGS"):
         (sources / "answer.h").write_text("#ifndef ANSWER\n#define ANSWER 41\n#endif\n")
-        before = Library(sources, "int32", cache).build()
+        before = Library(sources, "float32", "int32", cache).build()
         monkeypatch.setenv(change, f"{compiler.path if change == 'CXX' else ''} -DANSWER='40 + 2'")
     elif change == "CPU":
         monkeypatch.setattr(build, "_cpu", lambda: "another")
@@ -185,10 +185,16 @@ def test_what_makes_another_library(
         (sources / "answer.h").write_text(
             "#include <cstdint>\n#define ANSWER (40 + int(sizeof(SPARSELINEAR_INDEX)) / 4)\n"
         )
-        before = Library(sources, "int32", cache).build()
+    elif change == "sums":
+        (sources / "answer.h").write_text(
+            "#ifdef SPARSELINEAR_DOUBLE\n#define ANSWER 42\n#else\n#define ANSWER 41\n#endif\n"
+        )
+    if change in ("index", "sums"):
+        before = Library(sources, "float32", "int32", cache).build()
         assert answer(before) == 41
     compiled = compiler.compiled
-    after = Library(sources, "int64" if change == "index" else "int32", cache).build()
+    sums, index = "float64" if change == "sums" else "float32", "int64" if change == "index" else "int32"
+    after = Library(sources, sums, index, cache).build()
     assert after != before
     assert compiler.compiled == compiled + len(list(sources.glob("*.cpp")))
     assert answer(after) == (41 if change in ("CPU", "torch") else 42)
@@ -202,7 +208,7 @@ def test_asked_for_flags_arrive(
     native = build._native([str(compiler.path)])
     assert native
     if native == ["-march=native"]:  # of two that contradict each other the last counts
-        assert answer(Library(sources, "int32", cache).build()) == 44
+        assert answer(Library(sources, "float32", "int32", cache).build()) == 44
     unit = next(run for run in compiler.runs if " -c " in run)
     assert unit.index("-O3") < unit.index("-O1") < unit.index("-std=c++20") < unit.index(native[0])
 
@@ -220,16 +226,16 @@ def test_flag_of_the_machine(refused: str, flag: list[str], tmp_path: Path) -> N
 def test_no_compiler(sources: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(BuildError, match=r"^no C\+\+ compiler was found: install g\+\+ or clang\+\+, or set"):
-        Library(sources, "int32", cache).load()
+        Library(sources, "float32", "int32", cache).load()
     monkeypatch.setenv("CXX", "not-there -v")
     with pytest.raises(BuildError, match="CXX names 'not-there', which was not found"):
-        Library(sources, "int32", cache).load()
+        Library(sources, "float32", "int32", cache).load()
     monkeypatch.setenv("CXX", "'not closed")
     with pytest.raises(BuildError, match=r"CXX cannot be read \(No closing quotation\)"):
-        Library(sources, "int32", cache).load()
+        Library(sources, "float32", "int32", cache).load()
     monkeypatch.setattr(sys, "platform", "win32")
     with pytest.raises(BuildError, match="not supported on Windows"):
-        Library(sources, "int32", cache).load()
+        Library(sources, "float32", "int32", cache).load()
     assert not cache.exists()
 
 
@@ -237,7 +243,7 @@ def test_compiler_that_fails(
     sources: Path, cache: Path, compiler: Compiler, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (sources / "answer.h").write_text("\nint first = none;\nint second = none;\n#define ANSWER 1\n")
-    library = Library(sources, "int32", cache)
+    library = Library(sources, "float32", "int32", cache)
     with pytest.raises(BuildError, match=r"answer\.h:2:\d+: error: .*none") as failure:
         library.load()
     text, (log,), runs = str(failure.value), cache.glob("*.log"), compiler.runs
@@ -255,17 +261,17 @@ def test_compiler_that_fails(
 def test_other_failures(sources: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXXFLAGS", "-lnot_there")
     with pytest.raises(BuildError, match=r"the C\+\+ compiler failed .*not_there"):
-        Library(sources, "int32", cache).load()
+        Library(sources, "float32", "int32", cache).load()
     monkeypatch.delenv("CXXFLAGS")
-    path = Library(sources, "int32", cache).build()
+    path = Library(sources, "float32", "int32", cache).build()
     path.write_text("")
     with pytest.raises(BuildError, match=rf"does not load \(.*short.*\): delete {path} to compile it anew"):
-        Library(sources, "int32", cache).load()
+        Library(sources, "float32", "int32", cache).load()
     (sources / "in.the.way").touch()
     with pytest.raises(BuildError, match=r"in\.the\.way/c cannot be written \(Not a directory\): set SPARSE"):
-        Library(sources, "int32", sources / "in.the.way" / "c").load()
+        Library(sources, "float32", "int32", sources / "in.the.way" / "c").load()
     with pytest.raises(BuildError, match="there are no C"):
-        Library(cache, "int32", cache).load()
+        Library(cache, "float32", "int32", cache).load()
 
 
 def test_a_killed_build_leaves_no_library(sources: Path, cache: Path, compiler: Compiler) -> None:
@@ -281,7 +287,7 @@ def test_a_killed_build_leaves_no_library(sources: Path, cache: Path, compiler: 
     assert not list(cache.glob("*.so"))
     held.unlink()
     compiler.does("")
-    assert answer(Library(sources, "int32", cache).build()) == 41
+    assert answer(Library(sources, "float32", "int32", cache).build()) == 41
 
 
 def test_file_system_without_locks(sources: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,9 +299,9 @@ def test_file_system_without_locks(sources: Path, cache: Path, monkeypatch: pyte
 
     refuse(errno.EIO)
     with pytest.raises(BuildError, match="cannot be written"):
-        Library(sources, "int32", cache).build()
+        Library(sources, "float32", "int32", cache).build()
     refuse(errno.ENOLCK)
-    assert answer(Library(sources, "int32", cache).build()) == 41
+    assert answer(Library(sources, "float32", "int32", cache).build()) == 41
 
 
 def test_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -331,18 +337,25 @@ def test_command(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setitem(build._LIBRARIES, torch.int32, Library(sources, "int32", cache))
+    for sums, index in build._LIBRARIES:
+        own = Library(sources, build.name(sums), build.name(index), cache)
+        monkeypatch.setitem(build._LIBRARIES, (sums, index), own)
     assert cli.main(["build"]) == 0
     (library,) = cache.glob("*.so")
     assert capsys.readouterr() == (f"{library}\n", f"{WORD}\n")
     assert cli.main(["build"]) == 0
     assert capsys.readouterr() == (f"{library}\n", "")
-    monkeypatch.setitem(build._LIBRARIES, torch.int64, Library(sources, "int64", cache))
-    assert cli.main(["build", "--int64"]) == 0
-    (other,) = set(cache.glob("*.so")) - {library}
-    assert capsys.readouterr() == (f"{library}\n{other}\n", f"{build._WORD.format('int64')}\n")
+    others = []
+    for option, types in (("--int64", ("float32", "int64")), ("--float64", ("float64", "int32"))):
+        assert cli.main(["build", option]) == 0
+        others += set(cache.glob("*.so")) - {library, *others}
+        assert capsys.readouterr() == (f"{library}\n{others[-1]}\n", f"{build._WORD.format(*types)}\n")
+    assert cli.main(["build", "--int64", "--float64"]) == 0
+    out, err = capsys.readouterr()
+    assert (len(set(out.split())), err) == (4, f"{build._WORD.format('float64', 'int64')}\n")
     monkeypatch.setenv("CXX", "not-there")
-    monkeypatch.setitem(build._LIBRARIES, torch.int32, Library(sources, "int32", cache))
+    plain = Library(sources, "float32", "int32", cache)
+    monkeypatch.setitem(build._LIBRARIES, (torch.float32, torch.int32), plain)
     assert cli.main(["build"]) == 1
     reason = "CXX names 'not-there', which was not found: unset it, or name a C++ compiler"
     assert capsys.readouterr() == ("", f"sparselinear: error: {reason}\n")

@@ -354,10 +354,32 @@ def test_indices_of_the_other_type_are_refused(index_dtype: torch.dtype, bits: i
     other = torch.int64 if index_dtype == torch.int32 else torch.int32
     crow_indices, col_indices = torch.tensor([0, 1]), torch.tensor([1])
     given = torch.ones(1), None, torch.ones(3, 2), None
-    spmm = operator("spmm", index_dtype)
+    spmm = operator("spmm", torch.float32, index_dtype)
     right = spmm(crow_indices.to(index_dtype), col_indices.to(index_dtype), *given)
     assert torch.equal(right, torch.ones(3, 1))
     with pytest.raises(RuntimeError, match=f"expected indices of {bits} bits"):
         spmm(crow_indices.to(index_dtype), col_indices.to(other), *given)
     with pytest.raises(RuntimeError, match=f"expected indices of {bits} bits"):
         spmm(crow_indices.to(other), col_indices.to(index_dtype), *given)
+
+
+@needs_native
+@pytest.mark.parametrize(
+    ("dtype", "others", "expected"),
+    [
+        (torch.float32, [torch.float64, torch.int32], "float32, bfloat16 or float16"),
+        (torch.float64, [torch.float32, torch.bfloat16, torch.float16], "float64"),
+    ],
+)
+def test_values_of_other_sums_are_refused(
+    dtype: torch.dtype, others: list[torch.dtype], expected: str
+) -> None:
+    """Each overload takes values whose sums are of its own type only."""
+    over = torch.tensor([0, 1], dtype=torch.int32), torch.tensor([1], dtype=torch.int32)
+    spmm = operator("spmm", dtype, torch.int32)
+    given = torch.ones(1), torch.ones(3, 2)
+    right = spmm(*over, given[0].to(dtype), None, given[1].to(dtype), None)
+    assert torch.equal(right, torch.ones(3, 1, dtype=dtype))
+    for other in others:
+        with pytest.raises(RuntimeError, match=f"expected {expected}"):
+            spmm(*over, given[0].to(other), None, given[1].to(other), None)

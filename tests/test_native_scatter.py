@@ -59,7 +59,7 @@ CASES = [
 
 
 def scatter(pattern: SparsityPattern, values: Tensor, grad_output: Tensor) -> Tensor:
-    found: Tensor = operator("scatter", pattern.index_dtype)(
+    found: Tensor = operator("scatter", values.dtype, pattern.index_dtype)(
         pattern.crow_indices, pattern.col_indices, values, strided(grad_output), pattern.in_features
     )
     return found

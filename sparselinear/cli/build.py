@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from itertools import product
 
 import torch
 
@@ -17,12 +18,17 @@ DESCRIPTION = (
 
 
 def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """The command and its option."""
+    """The command and its options."""
     command = commands.add_parser(
         "build",
         prog="sparselinear build",
         help="compile the native CPU kernels now, not at first use",
         description=DESCRIPTION,
+    )
+    command.add_argument(
+        "--float64",
+        action="store_true",
+        help="compile those for float64 as well; without it, those for float32, bfloat16 and float16",
     )
     command.add_argument(
         "--int64",
@@ -35,6 +41,8 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
 
 def run(options: argparse.Namespace) -> None:
     """Compile unless the cache holds them, load the libraries, and print where they are."""
-    for index_dtype in (torch.int32, torch.int64) if options.int64 else (torch.int32,):
-        build.load(index_dtype)
-        print(build.build(index_dtype))
+    sums = (torch.float32, torch.float64) if options.float64 else (torch.float32,)
+    indices = (torch.int32, torch.int64) if options.int64 else (torch.int32,)
+    for types in product(sums, indices):
+        build.load(*types)
+        print(build.build(*types))

@@ -92,19 +92,19 @@ class AmxKernel(NativeKernel):
         if forward_by_connections(values.itemsize, input.shape[0]):
             return super().spmm(pattern, values, input, bias)
         bias = None if bias is None else bias.contiguous()
-        output, valid = operator("amx_spmm", pattern.index_dtype)(
+        output, valid = operator("amx_spmm", values.dtype, pattern.index_dtype)(
             pattern.crow_indices, bits_of(pattern), values, strided(input), bias
         )
         return output if valid else super().spmm(pattern, values, input, bias)
 
     def spmm_transposed(self, pattern: SparsityPattern, values: Tensor, grad_output: Tensor) -> Tensor:  # noqa: D102
-        grad_input, valid = operator("amx_spmm_transposed", pattern.index_dtype)(
+        grad_input, valid = operator("amx_spmm_transposed", values.dtype, pattern.index_dtype)(
             pattern.crow_indices, bits_of(pattern), values, pattern.in_features, strided(grad_output)
         )
         return grad_input if valid else super().spmm_transposed(pattern, values, grad_output)
 
     def sddmm(self, pattern: SparsityPattern, grad_output: Tensor, input: Tensor) -> Tensor:  # noqa: D102
-        grad_values, valid = operator("amx_sddmm", pattern.index_dtype)(
+        grad_values, valid = operator("amx_sddmm", input.dtype, pattern.index_dtype)(
             pattern.crow_indices, bits_of(pattern), pattern.nnz, strided(grad_output), strided(input)
         )
         return grad_values if valid else super().sddmm(pattern, grad_output, input)
@@ -117,7 +117,7 @@ def bits_of(pattern: SparsityPattern) -> Tensor:
     """(out_features, in_features / 32) int32, a bit for each entry of W; found at first use, then kept."""
     bits = _known_bits.get(pattern)
     if bits is None:
-        bits = operator("amx_bits", pattern.index_dtype)(
+        bits = operator("amx_bits", torch.float32, pattern.index_dtype)(
             pattern.crow_indices, pattern.col_indices, pattern.in_features
         )
         _known_bits[pattern] = bits
@@ -127,4 +127,4 @@ def bits_of(pattern: SparsityPattern) -> Tensor:
 @cache
 def _has_unit(index_dtype: torch.dtype) -> bool:
     """Whether there is a matrix unit that this process may use; asks the system for it."""
-    return bool(operator("amx_available", index_dtype)())
+    return bool(operator("amx_available", torch.float32, index_dtype)())

@@ -1,7 +1,7 @@
 """The native libraries: C++ that is compiled for the machine it runs on, at first use, and kept in a cache.
 
-There is one for each type of indices, from the same sources: few patterns need 64 bits, and whoever has none
-does not wait for their loops to be compiled.
+There is one for each type of sums and of indices, from the same sources: whoever has neither float64 nor
+64-bit indices does not wait for their loops to be compiled.
 
 Whatever would make it another library is hashed into its name: the sources, the flags with $CXXFLAGS, $CXX,
 torch, the C library and the CPU, so that a cache on a home folder shared by several kinds of machine holds
@@ -26,7 +26,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from errno import ENOLCK, ENOSYS, EOPNOTSUPP
-from itertools import takewhile
+from itertools import product, takewhile
 from pathlib import Path
 
 import torch
@@ -41,7 +41,7 @@ _NATIVE = ("-march=native", "-mcpu=native")  # clang knows only the second on so
 _LINK = (f"-L{_TORCH / 'lib'}", "-ltorch_cpu", "-lc10", f"-Wl,-rpath,{_TORCH / 'lib'}")
 
 _COMPILERS = ("g++", "c++", "clang++")
-_WORD = "sparselinear: compiling its CPU kernels for this machine, {} indices, once (some 20 s) ..."
+_WORD = "sparselinear: compiling its CPU kernels for this machine, {} and {} indices, once (some 15 s) ..."
 _FAILURE = re.compile(r"\berror: |undefined (reference|symbol)|cannot find|^exit status", re.IGNORECASE)
 
 # Lines of /proc/cpuinfo that -march=native depends on.
@@ -58,14 +58,16 @@ class Library:
 
     Args:
         sources: a folder of ``*.cpp``, each compiled by itself, and of ``*.h``.
+        sums: the type in which sums are taken, ``"float32"`` or ``"float64"``; for this sources see
+            ``SPARSELINEAR_DOUBLE``.
         index: the type of indices, ``"int32"`` or ``"int64"``, which sources see as ``SPARSELINEAR_INDEX``.
         cache: where the library is kept. None is ``$SPARSELINEAR_CACHE``, or else the folder
             ``sparselinear`` in ``$XDG_CACHE_HOME`` or in ``~/.cache``, asked for when it is needed.
     """
 
-    def __init__(self, sources: Path, index: str, cache: Path | None = None) -> None:
+    def __init__(self, sources: Path, sums: str, index: str, cache: Path | None = None) -> None:
         self._sources = sources
-        self._index = index
+        self._types = sums, index
         self._cache = cache
         self._once = threading.Lock()
         self._loaded = False
@@ -124,7 +126,8 @@ class Library:
 
     @property
     def _flags(self) -> tuple[str, ...]:
-        return (*_FLAGS, f"-DSPARSELINEAR_INDEX={self._index}_t")
+        sums, index = self._types
+        return (*_FLAGS, f"-DSPARSELINEAR_INDEX={index}_t", *["-DSPARSELINEAR_DOUBLE"] * (sums == "float64"))
 
     def _units(self) -> list[Path]:
         """The sources to compile."""
@@ -143,29 +146,34 @@ class Library:
                 return
             if _modified(log) != before:  # another process failed meanwhile, as this one would
                 raise _failure_in(log)
-            print(_WORD.format(self._index), file=sys.stderr, flush=True)
+            print(_WORD.format(*self._types), file=sys.stderr, flush=True)
             _compile(compiler, self._flags, self._units(), path, log)
 
 
+def name(dtype: torch.dtype) -> str:
+    """A dtype without the name of torch before it."""
+    return str(dtype).removeprefix("torch.")
+
+
 _LIBRARIES = {
-    dtype: Library(Path(__file__).parent / "csrc", index)
-    for dtype, index in ((torch.int32, "int32"), (torch.int64, "int64"))
+    (sums, index): Library(Path(__file__).parent / "csrc", name(sums), name(index))
+    for sums, index in product((torch.float32, torch.float64), (torch.int32, torch.int64))
 }
 
 
-def load(index_dtype: torch.dtype = torch.int32) -> None:
-    """Make the native operators for this type of indices available; see :meth:`Library.load`."""
-    _LIBRARIES[index_dtype].load()
+def load(sums: torch.dtype = torch.float32, index_dtype: torch.dtype = torch.int32) -> None:
+    """Make the native operators for these types of sums and indices available; see :meth:`Library.load`."""
+    _LIBRARIES[sums, index_dtype].load()
 
 
-def path(index_dtype: torch.dtype = torch.int32) -> Path:
-    """Where the native library for this type of indices is, or would be; see :meth:`Library.path`."""
-    return _LIBRARIES[index_dtype].path()
+def path(sums: torch.dtype = torch.float32, index_dtype: torch.dtype = torch.int32) -> Path:
+    """Where the native library for these types is, or would be; see :meth:`Library.path`."""
+    return _LIBRARIES[sums, index_dtype].path()
 
 
-def build(index_dtype: torch.dtype = torch.int32) -> Path:
-    """The path of the native library for this type of indices; see :meth:`Library.build`."""
-    return _LIBRARIES[index_dtype].build()
+def build(sums: torch.dtype = torch.float32, index_dtype: torch.dtype = torch.int32) -> Path:
+    """The path of the native library for these types; see :meth:`Library.build`."""
+    return _LIBRARIES[sums, index_dtype].build()
 
 
 def _load(path: Path) -> None:

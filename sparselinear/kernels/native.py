@@ -20,6 +20,7 @@ from ..pattern import SparsityPattern
 from . import build
 from .base import Kernel
 from .panels import scatters
+from .torch_sparse import accumulation_dtype
 
 
 class NativeKernel(Kernel):
@@ -35,20 +36,22 @@ class NativeKernel(Kernel):
     ) -> str | None:
         if device.type != "cpu":
             return f"the {self.name} kernel runs on a CPU only"
-        return _problem(index_dtype) if dtype in FLOATING else f"values are not of {dtype}"
+        if dtype not in FLOATING:
+            return f"values are not of {dtype}"
+        return _problem(accumulation_dtype(dtype), index_dtype)
 
     def spmm(  # noqa: D102
         self, pattern: SparsityPattern, values: Tensor, input: Tensor, bias: Tensor | None = None
     ) -> Tensor:
         bias = None if bias is None else bias.contiguous()
-        output: Tensor = operator("spmm", pattern.index_dtype)(
+        output: Tensor = operator("spmm", values.dtype, pattern.index_dtype)(
             pattern.crow_indices, pattern.col_indices, values, None, strided(input), bias
         )
         return output
 
     def spmm_transposed(self, pattern: SparsityPattern, values: Tensor, grad_output: Tensor) -> Tensor:  # noqa: D102
         if _scatters(pattern, values, grad_output):
-            scattered: Tensor = operator("scatter", pattern.index_dtype)(
+            scattered: Tensor = operator("scatter", values.dtype, pattern.index_dtype)(
                 pattern.crow_indices,
                 pattern.col_indices,
                 values,
@@ -57,7 +60,7 @@ class NativeKernel(Kernel):
             )
             return scattered
         columns = pattern.transposed
-        grad_input: Tensor = operator("spmm", pattern.index_dtype)(
+        grad_input: Tensor = operator("spmm", values.dtype, pattern.index_dtype)(
             columns.crow_indices,
             columns.col_indices,
             values,
@@ -68,7 +71,7 @@ class NativeKernel(Kernel):
         return grad_input
 
     def sddmm(self, pattern: SparsityPattern, grad_output: Tensor, input: Tensor) -> Tensor:  # noqa: D102
-        grad_values: Tensor = operator("sddmm", pattern.index_dtype)(
+        grad_values: Tensor = operator("sddmm", input.dtype, pattern.index_dtype)(
             pattern.crow_indices, pattern.col_indices, strided(grad_output), strided(input)
         )
         return grad_values
@@ -79,7 +82,7 @@ class NativeKernel(Kernel):
         columns: tuple[Tensor | None, ...] = (None, None, None)
         if not _scatters(pattern, values, grad_output):
             columns = pattern.ccol_indices, pattern.row_indices, pattern.permutation
-        grad_input, grad_values = operator("backward", pattern.index_dtype)(
+        grad_input, grad_values = operator("backward", values.dtype, pattern.index_dtype)(
             pattern.crow_indices,
             pattern.col_indices,
             *columns,
@@ -95,10 +98,10 @@ def _scatters(pattern: SparsityPattern, values: Tensor, grad_output: Tensor) -> 
 
 
 @cache
-def _problem(index_dtype: torch.dtype) -> str | None:
+def _problem(sums: torch.dtype, index_dtype: torch.dtype) -> str | None:
     """Why the library cannot be had; asked and said once, as the first time may take a compiler's seconds."""
     try:
-        build.load(index_dtype)
+        build.load(sums, index_dtype)
     except build.BuildError as error:
         print(f"sparselinear: slower kernels run, for {error}", file=sys.stderr)
         return str(error)
@@ -106,10 +109,11 @@ def _problem(index_dtype: torch.dtype) -> str | None:
 
 
 @cache
-def operator(name: str, index_dtype: torch.dtype) -> Any:
-    """An operator of the compiled library for this type of indices, of which it is an overload."""
-    build.load(index_dtype)
-    return getattr(getattr(torch.ops.sparselinear, name), str(index_dtype).removeprefix("torch."))
+def operator(name: str, dtype: torch.dtype, index_dtype: torch.dtype) -> Any:
+    """The overload of an operator in the compiled library for these types of values and indices."""
+    sums = accumulation_dtype(dtype)
+    build.load(sums, index_dtype)
+    return getattr(getattr(torch.ops.sparselinear, name), f"{build.name(sums)}_{build.name(index_dtype)}")
 
 
 def strided(activations: Tensor) -> Tensor:

@@ -14,15 +14,6 @@
 namespace sparselinear {
 namespace {
 
-// Calls f(Type<S>()) for the types of activations that there are parts of.
-template <class F>
-void with_parts(const Tensor& activations, const F& f) {
-  STD_TORCH_CHECK(activations.scalar_type() != ScalarType::Double, "float64 has no parts");
-  with_scalar(activations.scalar_type(), [&](auto scalar) {
-    if constexpr (!std::is_same_v<decltype(scalar), Type<double>>) f(scalar);
-  });
-}
-
 // Nothing to multiply: that is left to the native kernel.
 bool is_empty(const Tensor& activations, const Tensor& bits) {
   return activations.size(0) == 0 || bits.size(0) == 0 || bits.size(1) == 0;
@@ -50,7 +41,7 @@ std::tuple<Tensor, bool> spmm_operator(const Tensor& crow_indices, const Tensor&
   Tensor output = empty_activations(input, bits.size(0));
   bool valid = amx_permitted() && !is_empty(input, bits);
   if (valid)
-    with_parts(input, [&](auto scalar) {
+    with_scalar(input.scalar_type(), [&](auto scalar) {
       using S = typename decltype(scalar)::type;
       const auto w = weights<S>(crow_indices, bits, read<S>(values), input.size(1));
       valid = dense_spmm(w, to_read<S>(input), read<S>(bias), to_write<S>(output));
@@ -64,7 +55,7 @@ std::tuple<Tensor, bool> spmm_transposed_operator(const Tensor& crow_indices, co
   Tensor grad_input = empty_activations(grad_output, in_features);
   bool valid = amx_permitted() && !is_empty(grad_output, bits);
   if (valid)
-    with_parts(grad_output, [&](auto scalar) {
+    with_scalar(grad_output.scalar_type(), [&](auto scalar) {
       using S = typename decltype(scalar)::type;
       const auto w = weights<S>(crow_indices, bits, read<S>(values), in_features);
       valid = dense_spmm_transposed(w, to_read<S>(grad_output), to_write<S>(grad_input));
@@ -77,7 +68,7 @@ std::tuple<Tensor, bool> sddmm_operator(const Tensor& crow_indices, const Tensor
   Tensor grad_values = empty_values(input, nnz);
   bool valid = amx_permitted() && !is_empty(input, bits);
   if (valid)
-    with_parts(input, [&](auto scalar) {
+    with_scalar(input.scalar_type(), [&](auto scalar) {
       using S = typename decltype(scalar)::type;
       const auto w = weights<S>(crow_indices, bits, nullptr, input.size(1));
       const Dots<float, S> dots({w.offsets, nullptr, w.rows}, nullptr, write<S>(grad_values));

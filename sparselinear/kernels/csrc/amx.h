@@ -3,7 +3,8 @@
 
 #include "parts.h"
 
-#if defined(__AMX_TILE__) && defined(__AMX_BF16__) && defined(__AVX512VBMI2__) && defined(__linux__)
+#if defined(__AMX_TILE__) && defined(__AMX_BF16__) && defined(__AVX512VBMI2__) && defined(__linux__) && \
+    !defined(SPARSELINEAR_DOUBLE)
 #define SPARSELINEAR_AMX 1
 #include <immintrin.h>
 #include <sys/syscall.h>

@@ -1,5 +1,5 @@
 // The inner loops: some rows of a sparse matrix times a panel, the fused backward over some columns, and rows
-// that add to columns, for panels of one width each. Instantiated in micro_float.cpp and micro_double.cpp.
+// that add to columns, for panels of one width each. Instantiated in micro.cpp.
 #pragma once
 
 #include "packing.h"

@@ -1,8 +1,10 @@
 // The operators of the native kernel, sparselinear::spmm, scatter, sddmm and backward, for the types of the
-// tensors they are called with; and whether there is a matrix unit for those of amx.cpp.
+// tensors they are called with; and whether there is a matrix unit for those of amx.cpp. With torch's headers
+// at hand, its threads too.
 #include <tuple>
 
 #include "amx.h"
+#include "parallel_impl.h"
 #include "registration.h"
 #include "tensors.h"
 #include "typed.h"

@@ -1,5 +1,5 @@
-// Registration of operators: each is an overload, named by the type of the indices of this library, so that
-// the libraries for both types live side by side.
+// Registration of operators: each is an overload, named by the types of sums and of indices that this library
+// is for, so that several libraries live side by side.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -11,7 +11,9 @@
 namespace sparselinear {
 
 inline std::string overload(const char* name) {
-  return std::string(name) + (sizeof(Index) == sizeof(int32_t) ? ".int32" : ".int64");
+  const char* const sum = sizeof(Sum) == sizeof(float) ? ".float32" : ".float64";
+  const char* const index = sizeof(Index) == sizeof(int32_t) ? "_int32" : "_int64";
+  return std::string(name) + sum + index;
 }
 
 template <class Library>

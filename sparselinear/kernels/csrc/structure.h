@@ -1,7 +1,7 @@
-// A sparse matrix as the products see it, and the type of its indices.
+// The types that this library is for, of sums and of indices, and a sparse matrix as the products see it.
 //
-// The sources make a library for each type of indices (kernels/build.py): all loops for both would take
-// more than half as long again to compile at first use, and few layers need 64 bits.
+// The sources make a library for each pair of types (kernels/build.py): all loops for all of them would take
+// twice as long to compile at first use, and most programs need one.
 #pragma once
 
 #include <cstdint>
@@ -9,6 +9,12 @@
 namespace sparselinear {
 
 using Index = SPARSELINEAR_INDEX;
+// In which sums of float32, bfloat16 and float16 are taken; or those of float64.
+#ifdef SPARSELINEAR_DOUBLE
+using Sum = double;
+#else
+using Sum = float;
+#endif
 
 // Compressed rows: offsets (rows + 1,) and index (nnz,), or compressed columns, whose rows are then meant.
 struct Structure {

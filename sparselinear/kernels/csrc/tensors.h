@@ -22,19 +22,23 @@ struct Type {
   using type = T;
 };
 
+// Calls f(Type<S>()) for a type whose sums are taken in that of this library.
 template <class F>
 void with_scalar(ScalarType dtype, const F& f) {
-  switch (dtype) {
-    case ScalarType::Float:
-      return f(Type<float>());
-    case ScalarType::Double:
-      return f(Type<double>());
-    case ScalarType::BFloat16:
-      return f(Type<BFloat16>());
-    case ScalarType::Half:
-      return f(Type<Float16>());
-    default:
-      STD_TORCH_CHECK(false, "expected float32, float64, bfloat16 or float16");
+  if constexpr (std::is_same_v<Sum, double>) {
+    STD_TORCH_CHECK(dtype == ScalarType::Double, "expected float64");
+    f(Type<double>());
+  } else {
+    switch (dtype) {
+      case ScalarType::Float:
+        return f(Type<float>());
+      case ScalarType::BFloat16:
+        return f(Type<BFloat16>());
+      case ScalarType::Half:
+        return f(Type<Float16>());
+      default:
+        STD_TORCH_CHECK(false, "expected float32, bfloat16 or float16");
+    }
   }
 }
 

@@ -1,9 +1,8 @@
-// The operators for values of full precision.
+// The operators for values of the type of the sums.
 #include "typed_impl.h"
 
 namespace sparselinear {
 
-template struct Typed<float>;
-template struct Typed<double>;
+template struct Typed<Sum>;
 
 }  // namespace sparselinear

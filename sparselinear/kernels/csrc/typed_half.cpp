@@ -1,4 +1,6 @@
-// The operators for values of half precision.
+// The operators for values of half precision, whose sums are taken in float.
+#ifndef SPARSELINEAR_DOUBLE
+
 #include "typed_impl.h"
 
 namespace sparselinear {
@@ -7,3 +9,5 @@ template struct Typed<BFloat16>;
 template struct Typed<Float16>;
 
 }  // namespace sparselinear
+
+#endif
