@@ -23,9 +23,9 @@ constexpr int kTile = 16, kDepth = 32, kTileSize = kTile * kDepth;
 template <class S>
 constexpr int kParts = 1;
 template <>
-constexpr int kParts<float> = 3;
+inline constexpr int kParts<float> = 3;
 template <>
-constexpr int kParts<Float16> = 2;
+inline constexpr int kParts<Float16> = 2;
 
 using Floats = Vector<float, kTile>;
 using Words = Vector<uint32_t, kTile>;
