@@ -275,7 +275,7 @@ def start(*arguments: str, **options: Any) -> subprocess.Popen[str]:
 
 def test_as_a_program(path: str) -> None:
     with start(path, "--baselines", "dense", "--rounds", "1", "--json", "-") as program:
-        out, err = program.communicate(timeout=300)
+        out, err = program.communicate(timeout=120)
     assert program.returncode == 0, err
     told = json.loads(out)
     assert [system["status"] for system in told["systems"]] == ["measured", "measured"]
@@ -293,7 +293,7 @@ def test_interrupted_program() -> None:
             if "timing" in line:
                 break
         program.send_signal(signal.SIGINT)
-        out, err = program.communicate(timeout=300)
+        out, err = program.communicate(timeout=120)
     assert program.returncode == 130
     assert err == "sparselinear: error: interrupted\n"
     assert out == ""

@@ -264,7 +264,7 @@ def test_interrupted_program(cache: Path) -> None:
             if STAGE in line:
                 break
         program.send_signal(signal.SIGINT)
-        out, err = program.communicate(timeout=300)
+        out, err = program.communicate(timeout=120)
     assert program.returncode == 130
     assert err == "sparselinear: error: interrupted\n"
     assert out == ""
@@ -280,7 +280,7 @@ def test_as_a_program(cache: Path) -> None:
     rates = known_rates(kernel=kernel)
     calibrate.rates.save(rates, cache / kept.name)
     with start(cache, "--json", "-") as program:
-        out, err = program.communicate(timeout=300)
+        out, err = program.communicate(timeout=120)
     assert program.returncode == 0, err
     assert json.loads(out)[0] == json.loads(
         json.dumps(advise(ADJACENCY, rates=rates, name="a.npz").to_dict())

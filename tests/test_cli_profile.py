@@ -339,7 +339,7 @@ def test_interrupted_program_keeps_the_tables_it_printed(files: list[str]) -> No
             if "a.npz, batch 5: timing" in line:
                 break
         program.send_signal(signal.SIGINT)
-        out, err = program.communicate(timeout=300)
+        out, err = program.communicate(timeout=120)
     assert program.returncode == 130
     assert err.splitlines()[-1] == "sparselinear: error: interrupted"
     assert "Traceback" not in err

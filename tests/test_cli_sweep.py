@@ -295,12 +295,12 @@ def test_interrupted_program(tmp_path: Path) -> None:
             if line.startswith("sparselinear: 2 of 2"):
                 break
         program.send_signal(signal.SIGINT)
-        out, err = program.communicate(timeout=300)
+        out, err = program.communicate(timeout=120)
     assert program.returncode == 130
     kept = f"1 of 2 cells are kept in {tmp_path / 'j'}; the same command goes on"
     assert err == f"sparselinear: error: interrupted: {kept}\n"
     assert out == ""
-    done = subprocess.run([*arguments, "--rounds", "20"], env=environment, timeout=300, check=False, **pipes)
+    done = subprocess.run([*arguments, "--rounds", "20"], env=environment, timeout=120, check=False, **pipes)
     assert done.returncode == 0, done.stderr
     assert "2 of 2 cells measured" in done.stdout
     assert done.stderr.splitlines()[0].startswith("sparselinear: 2 of 2: 30 x 30, density 1, batch 2")

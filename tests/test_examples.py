@@ -20,7 +20,7 @@ pytest.importorskip("sklearn")
 plt = pytest.importorskip("matplotlib.pyplot")
 
 
-def run(*arguments, timeout=300):
+def run(*arguments, timeout=120):
     """The example in a process of its own, with its warnings turned into errors."""
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     command = [sys.executable, "-W", "error", str(EXAMPLE), *map(str, arguments)]

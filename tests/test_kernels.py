@@ -14,6 +14,7 @@ from cases import CASES
 
 from sparselinear import SparseLinear, functional, interop, kernels
 from sparselinear.kernels import native
+from sparselinear.kernels.amx import AmxKernel
 from sparselinear.kernels.build import BuildError
 from sparselinear.kernels.native import NativeKernel
 
@@ -195,6 +196,8 @@ def test_64_bits_have_libraries_of_their_own(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("sparselinear.kernels.build.load", load)
     monkeypatch.setattr("sparselinear.kernels.native._problem", cache(native._problem.__wrapped__))
     narrow, wide = (interop.to_pattern(ADJACENCY, index_dtype=dtype) for dtype in (torch.int32, torch.int64))
+    assert AmxKernel().unavailable(torch.device("cpu"), torch.float64) == "the matrix unit has no float64"
+    assert asked == []
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         assert kernels.choose(narrow, dtype, 8).name == "native"
     assert asked == [(torch.float32, torch.int32)]

@@ -113,7 +113,7 @@ def test_expanded_activations(case: Case, expanded: str, batch: int, dtype: torc
 @pytest.mark.parametrize("batch", [1, 5, 8, 15, 33, 70])
 @each_dtype
 def test_samples_a_multiple_of_4_kib_apart(batch: int, dtype: torch.dtype) -> None:
-    """They are written in smaller blocks: grad_input of every type, and some of the output's."""
+    """Vectors of 16 are written in smaller blocks: all of grad_input but float64, and some of the output."""
     case = Case("powers of two", "rows of 20 connections, columns of 10", random_matrix(1024, 2048, 0.01))
     compiled.check_every_layout(NATIVE, case, batch, dtype)
 

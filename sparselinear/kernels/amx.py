@@ -73,11 +73,11 @@ class AmxKernel(NativeKernel):
     def unavailable(  # noqa: D102
         self, device: torch.device, dtype: torch.dtype, index_dtype: torch.dtype = torch.int32
     ) -> str | None:
+        if dtype == torch.float64:  # told first, for else those loops would be compiled
+            return "the matrix unit has no float64"
         problem = super().unavailable(device, dtype, index_dtype)
         if problem:
             return problem
-        if dtype == torch.float64:
-            return "the matrix unit has no float64"
         return (
             None
             if _has_unit(index_dtype)

@@ -41,7 +41,7 @@ _NATIVE = ("-march=native", "-mcpu=native")  # clang knows only the second on so
 _LINK = (f"-L{_TORCH / 'lib'}", "-ltorch_cpu", "-lc10", f"-Wl,-rpath,{_TORCH / 'lib'}")
 
 _COMPILERS = ("g++", "c++", "clang++")
-_WORD = "sparselinear: compiling its CPU kernels for this machine, {} and {} indices, once (some 15 s) ..."
+_WORD = "sparselinear: compiling its CPU kernels for this machine, {} and {} indices, once (some 20 s) ..."
 _FAILURE = re.compile(r"\berror: |undefined (reference|symbol)|cannot find|^exit status", re.IGNORECASE)
 
 # Lines of /proc/cpuinfo that -march=native depends on.
@@ -58,16 +58,24 @@ class Library:
 
     Args:
         sources: a folder of ``*.cpp``, each compiled by itself, and of ``*.h``.
-        sums: the type in which sums are taken, ``"float32"`` or ``"float64"``; for this sources see
-            ``SPARSELINEAR_DOUBLE``.
-        index: the type of indices, ``"int32"`` or ``"int64"``, which sources see as ``SPARSELINEAR_INDEX``.
+        sums: the type in which sums are taken, ``torch.float32`` or ``torch.float64``; for the second
+            sources see ``SPARSELINEAR_DOUBLE``.
+        index_dtype: the type of indices, ``torch.int32`` or ``torch.int64``, which sources see as
+            ``SPARSELINEAR_INDEX``.
         cache: where the library is kept. None is ``$SPARSELINEAR_CACHE``, or else the folder
             ``sparselinear`` in ``$XDG_CACHE_HOME`` or in ``~/.cache``, asked for when it is needed.
     """
 
-    def __init__(self, sources: Path, sums: str, index: str, cache: Path | None = None) -> None:
+    def __init__(
+        self,
+        sources: Path,
+        sums: torch.dtype = torch.float32,
+        index_dtype: torch.dtype = torch.int32,
+        *,
+        cache: Path | None = None,
+    ) -> None:
         self._sources = sources
-        self._types = sums, index
+        self._sums, self._index_dtype = sums, index_dtype
         self._cache = cache
         self._once = threading.Lock()
         self._loaded = False
@@ -126,8 +134,8 @@ class Library:
 
     @property
     def _flags(self) -> tuple[str, ...]:
-        sums, index = self._types
-        return (*_FLAGS, f"-DSPARSELINEAR_INDEX={index}_t", *["-DSPARSELINEAR_DOUBLE"] * (sums == "float64"))
+        double = ("-DSPARSELINEAR_DOUBLE",) if self._sums == torch.float64 else ()
+        return (*_FLAGS, f"-DSPARSELINEAR_INDEX={name(self._index_dtype)}_t", *double)
 
     def _units(self) -> list[Path]:
         """The sources to compile."""
@@ -146,7 +154,7 @@ class Library:
                 return
             if _modified(log) != before:  # another process failed meanwhile, as this one would
                 raise _failure_in(log)
-            print(_WORD.format(*self._types), file=sys.stderr, flush=True)
+            print(_WORD.format(name(self._sums), name(self._index_dtype)), file=sys.stderr, flush=True)
             _compile(compiler, self._flags, self._units(), path, log)
 
 
@@ -156,8 +164,8 @@ def name(dtype: torch.dtype) -> str:
 
 
 _LIBRARIES = {
-    (sums, index): Library(Path(__file__).parent / "csrc", name(sums), name(index))
-    for sums, index in product((torch.float32, torch.float64), (torch.int32, torch.int64))
+    types: Library(Path(__file__).parent / "csrc", *types)
+    for types in product((torch.float32, torch.float64), (torch.int32, torch.int64))
 }
 
 

@@ -1,4 +1,4 @@
-// The inner loops, compiled by themselves: half of the work, beside the rest of it.
+// The inner loops, a third of what there is to compile, in a unit beside the others.
 #include "micro_impl.h"
 
 namespace sparselinear {
